@@ -1,0 +1,308 @@
+"""Street scenes from a folder, and a stage's view of them: its images, and only its labels."""
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import torch
+from PIL import Image, UnidentifiedImageError
+from torch import Tensor
+from torch.utils.data import Dataset
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+
+from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split
+
+write_toyscapes = None
+
+IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file, its label file, and the city (or part of a sequence) it is from."""
+
+    image: Path
+    label: Path
+    city: str
+
+
+class LabelledImages(Dataset):
+    """Images with the labels that may be seen; every other label is VOID in the tensor already.
+
+    Item: image (3, h, w) float in [0, 1], labels (h, w) long in channels of the split.
+    `height` resizes both (bilinear, nearest) without ever enlarging; with `native_labels` the
+    labels keep the size of their file, for evaluation.
+    """
+
+    def __init__(
+        self,
+        samples: Sequence[Sample],
+        split: Split,
+        visible: slice,
+        height: int | None = None,
+        native_labels: bool = False,
+    ):
+        self.samples, self.split, self.visible = tuple(samples), split, visible
+        self.height, self.native_labels = height, native_labels
+        table = torch.from_numpy(split.lookup())
+        hidden = (table < visible.start) | (table >= visible.stop)
+        self._visible_label = table.where(~hidden, VOID)  # (256,), label id -> channel or VOID
+        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
+        image, labels = self.load(index)
+        return image.as_subclass(Tensor) / 255, labels.as_subclass(Tensor).long()
+
+    def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+        """Image (3, h, w) and labels (h, w), both uint8, as torchvision's transforms want them."""
+        if index not in self._kept:
+            image, labels = self._decode(self.samples[index])
+            if len(self) * (image.nbytes + labels.nbytes) > IN_MEMORY:
+                return tv_tensors.Image(image), tv_tensors.Mask(labels)
+            self._kept[index] = image, labels
+        image, labels = self._kept[index]
+        return tv_tensors.Image(image), tv_tensors.Mask(labels)
+
+    def _decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
+        image = torch.from_numpy(np.array(_read(sample.image).convert("RGB")))  # (H, W, 3)
+        image = image.permute(2, 0, 1)  # (3, H, W)
+        ids = read_label_ids(sample.label, self.split)  # (H, W)
+        if ids.shape != image.shape[1:]:
+            raise ValueError(
+                f"{sample.label} is {ids.shape[0]} x {ids.shape[1]} pixels but its image "
+                f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be equal"
+            )
+        labels = self._visible_label[torch.from_numpy(ids).long()]  # (H, W)
+        size = network_size(tuple(labels.shape), self.height)
+        image = v2.functional.resize(image, size, antialias=True)
+        if not self.native_labels:
+            labels = v2.functional.resize(tv_tensors.Mask(labels), size).as_subclass(Tensor)
+        return image, labels
+
+
+def network_size(size: tuple[int, int], height: int | None) -> list[int]:
+    """The size at which a network sees an image: `height` high at most, in multiples of 8."""
+    scale = 1 if height is None else min(1, height / size[0])
+    return [max(8, round(side * scale / 8) * 8) for side in size]
+
+
+def read_label_ids(path: Path, split: Split) -> np.ndarray:
+    """The label ids in a file, (H, W) uint8; a ValueError if they are not ids of this split."""
+    picture = _read(path)
+    if picture.mode not in ("L", "P"):
+        raise ValueError(
+            f"{path} has mode {picture.mode}: a colour or 16-bit image; wanted one 8-bit label id "
+            "a pixel (Cityscapes: the files ending in _labelIds.png)"
+        )
+    ids = np.array(picture)
+    found = np.unique(ids)
+    train_ids = split.layout == "cityscapes" and 255 in found and found[:-1].max(initial=0) <= 18
+    if train_ids and len(found) > 1:  # 255 is a licence plate in labelIds, so a car (26) is near
+        raise ValueError(
+            f"{path} holds ids {', '.join(map(str, found))}: these look like trainIds (0-18, 255); "
+            "wanted label ids (7 road, 8 sidewalk, ...), the files ending in _labelIds.png"
+        )
+    foreign = found[split.lookup()[found] == UNKNOWN]
+    if len(foreign):
+        raise ValueError(
+            f"{path} holds ids {', '.join(map(str, foreign[:8]))} that split {split.name!r} does "
+            "not know; add them to its `classes` or its `void`, or use a split that has them"
+        )
+    return ids
+
+
+def _read(path: Path) -> Image.Image:
+    try:
+        with Image.open(path) as picture:
+            picture.load()
+            return picture
+    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        raise ValueError(
+            f"{path} cannot be read as an image ({error}); unpack or download it again"
+        ) from error
+
+
+@dataclass(frozen=True)
+class StreetScenes:
+    """A data set in a folder: its split, its training images and its test images."""
+
+    name: str
+    root: Path
+    split: Split
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+
+    def images(self, stage: Stage) -> list[Sample]:
+        """The training images of one stage, D1, D2 or D3."""
+        return [sample for sample in self.train if sample.city in stage.cities]
+
+    def stage(
+        self, name: str, labels: Literal["new", "all"] = "new", height: int | None = None
+    ) -> LabelledImages:
+        """The training set of a stage, labelled with its new classes (Table I).
+
+        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
+        """
+        stage = self.split.stage(name)
+        if labels not in ("new", "all"):
+            raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
+        visible = stage.new if labels == "new" else stage.seen
+        return LabelledImages(self.images(stage), self.split, visible, height)
+
+    def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
+        """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
+        stages = self.split.stages[: self.split.stage(name).number]
+        samples = [sample for stage in stages for sample in self.images(stage)]
+        return LabelledImages(samples, self.split, stages[-1].seen, height)
+
+    def test_set(self, name: str, height: int | None = None) -> LabelledImages:
+        """The test images with the labels learned up to a stage, at their native size."""
+        visible = self.split.stage(name).seen
+        return LabelledImages(self.test, self.split, visible, height, native_labels=True)
+
+    def fingerprint(self) -> str:
+        """Hash of the names and sizes of all files, to tell whether two runs saw the same data."""
+        digest = hashlib.sha256()
+        for sample in sorted(self.train + self.test, key=lambda sample: sample.image):
+            for file in (sample.image, sample.label):
+                name = file.relative_to(self.root).as_posix()
+                digest.update(f"{name} {file.stat().st_size}\n".encode())
+        return digest.hexdigest()[:16]
+
+
+def resolve(path: Path | str) -> Path:
+    """A path as the kit reads it: relative ones start at the project folder, not where you are."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def open_data(data: Path | str) -> StreetScenes:
+    """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
+
+    A file `split.toml` in the folder, written like data/splits/*.toml, replaces the paper's
+    classes and stages. Raises FileNotFoundError for what is missing, naming where it was looked
+    for, and ValueError for images and labels that do not pair up.
+    """
+    if data == "toyscapes":
+        return open_folder(write_toyscapes(ROOT / "data" / "toyscapes"))
+    return open_folder(resolve(data))
+
+
+def open_folder(root: Path) -> StreetScenes:
+    """Open a folder by its layout; see `open_data`."""
+    if not root.is_dir():
+        raise FileNotFoundError(
+            f"no data folder {root}; data/README.md says how to get Cityscapes and CamVid, "
+            "or set DATA = 'toyscapes' to run without them"
+        )
+    if (root / "split.toml").is_file():
+        split = load_split(root / "split.toml")
+    elif (root / "leftImg8bit").is_dir():
+        split = load_split("cityscapes")
+    elif (root / "trainannot").is_dir():
+        split = load_split("camvid")
+    else:
+        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); found "
+            f"{found}. See data/README.md, or set DATA = 'toyscapes' to run without it"
+        )
+    train, test = READERS[split.layout](root, split)
+    return StreetScenes(root.name.lower(), root, split, tuple(train), tuple(test))
+
+
+def _read_cityscapes(root: Path, split: Split) -> tuple[list[Sample], list[Sample]]:
+    cities = [city for stage in split.stages for city in stage.cities]
+    return (
+        [sample for city in cities for sample in _city(root, "train", city)],
+        [sample for city in split.test_cities for sample in _city(root, "val", city)],
+    )
+
+
+def _city(root: Path, part: str, city: str) -> list[Sample]:
+    images, labels = root / "leftImg8bit" / part / city, root / "gtFine" / part / city
+    for folder in (images, labels):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"city {city!r} not found: no folder {folder}. Unpack leftImg8bit_trainvaltest.zip "
+                "and gtFine_trainvaltest.zip there (data/README.md), or set DATA = 'toyscapes'"
+            )
+    return _pairs(
+        images,
+        sorted(images.glob("*_leftImg8bit.png")),
+        sorted(labels.glob("*_gtFine_labelIds.png")),
+        stem=lambda file: file.name.split("_leftImg8bit")[0].split("_gtFine")[0],
+        city=lambda file: city,
+    )
+
+
+def _read_camvid(root: Path, split: Split) -> tuple[list[Sample], list[Sample]]:
+    train = [sample for part in ("train", "val") for sample in _camvid_part(root, part)]
+    by_sequence: dict[str, list[Sample]] = {}
+    for sample in sorted(train, key=lambda sample: sample.image.name):
+        by_sequence.setdefault(sample.city, []).append(sample)
+    cut = []
+    for sequence, samples in by_sequence.items():
+        for i, sample in enumerate(samples):  # consecutive parts, so that no moment is in two
+            part = i * split.parts // len(samples) + 1
+            cut.append(Sample(sample.image, sample.label, f"{sequence}/{part}"))
+    test = _camvid_part(root, "test")
+    for cities, samples in (
+        ([city for stage in split.stages for city in stage.cities], cut),
+        (split.test_cities, test),
+    ):
+        have = {sample.city for sample in samples}
+        if missing := [city for city in cities if city not in have]:
+            raise FileNotFoundError(
+                f"{root} has no image of sequence {', '.join(missing)}; found "
+                f"{', '.join(sorted(have))}. Name the sequences of the folder in the split file"
+            )
+    return cut, [sample for sample in test if sample.city in split.test_cities]
+
+
+def _camvid_part(root: Path, part: str) -> list[Sample]:
+    for folder in (root / part, root / f"{part}annot"):
+        if not folder.is_dir():
+            raise FileNotFoundError(
+                f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
+                "testannot (data/README.md)"
+            )
+    return _pairs(
+        root / part,
+        sorted((root / part).glob("*.png")),
+        sorted((root / f"{part}annot").glob("*.png")),
+        stem=lambda file: file.stem,
+        city=lambda file: file.name.split("_")[0],
+    )
+
+
+READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
+
+
+def _pairs(
+    folder: Path,
+    images: list[Path],
+    labels: list[Path],
+    stem: Callable[[Path], str],
+    city: Callable[[Path], str],
+) -> list[Sample]:
+    if not images:
+        raise FileNotFoundError(
+            f"no images in {folder}; unpack the data set there (data/README.md)"
+        )
+    image_of = {stem(file): file for file in images}
+    label_of = {stem(file): file for file in labels}
+    for kind, have, other in (("image", image_of, label_of), ("label", label_of, image_of)):
+        if alone := [have[key] for key in have if key not in other]:
+            wanted = "label" if kind == "image" else "image"
+            raise ValueError(
+                f"{len(alone)} {kind} files have no {wanted}, the first is {alone[0]}; "
+                f"add the {wanted} file or remove the {kind}"
+            )
+    return [Sample(image_of[key], label_of[key], city(image_of[key])) for key in image_of]

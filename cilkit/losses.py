@@ -1,0 +1,87 @@
+"""The losses of the paper, eqs (1), (3), (7) and (10), on log-probabilities.
+
+None of them takes a softmax: over which classes it runs is the choice that tells the methods
+apart, so it belongs to them. All sums are in float32, or in float64 for float64 input.
+"""
+
+import torch
+from torch import Tensor
+
+from cilkit.classes import VOID
+
+
+def cross_entropy(log_y: Tensor, labels: Tensor) -> Tensor:
+    """Cross-entropy J^ce, eq. (1), over the labelled pixels I_S of the whole batch.
+
+    B images, S classes, H x W pixels:
+
+        log_y    (B, S, H, W)  log-probabilities
+        labels   (B, H, W)     long, 0 ... S-1, or VOID for a pixel without label
+        returns  ()            0 if no pixel is labelled
+
+    Raises ValueError if the shapes do not match or a label has no channel.
+    """
+    if log_y.dim() != 4 or labels.shape != (log_y.shape[0], *log_y.shape[2:]):
+        raise ValueError(
+            f"log-probabilities have shape {tuple(log_y.shape)} and labels {tuple(labels.shape)}; "
+            "wanted (B, S, H, W) and (B, H, W)"
+        )
+    labelled = labels != VOID  # (B, H, W)
+    if (foreign := labels[labelled & ((labels < 0) | (labels >= log_y.shape[1]))]).numel():
+        raise ValueError(
+            f"label {foreign[0].item()} for {log_y.shape[1]} channels; count labels from the first "
+            "class of the slice: restrict(labels, classes)"
+        )
+    index = labels.where(labelled, 0)[:, None]  # (B, 1, H, W)
+    log_y_true = log_y.gather(1, index)[:, 0]  # (B, H, W), the channel that y-bar singles out
+    per_pixel = torch.where(labelled, -_at_least_float32(log_y_true), 0)
+    return per_pixel.sum() / labelled.sum().clamp(min=1)
+
+
+def masked_distillation(
+    log_y: Tensor, teacher_y: Tensor, mask: Tensor | None = None, weight: Tensor | None = None
+) -> Tensor:
+    """Masked knowledge distillation J^mkd, eq. (7); without mask and weight it is J^kd, eq. (3).
+
+    B images, S old classes, H x W pixels:
+
+        log_y      (B, S, H, W)  student log-probabilities over the old classes
+        teacher_y  (B, S, H, W)  teacher probabilities, sum to 1 over S
+        mask       (B, H, W)     bool, the pixels I_mu that may teach; all if None
+        weight     (B, H, W)     alpha of eq. (10); 1 everywhere if None
+        returns    ()            0 if the mask is empty
+
+    The sum is divided by the number of masked pixels, not by the sum of the weights.
+    Raises ValueError if the shapes do not match.
+    """
+    if log_y.shape != teacher_y.shape:
+        raise ValueError(
+            f"student has shape {tuple(log_y.shape)} but teacher has {tuple(teacher_y.shape)}; "
+            "slice the student to the old classes first: log_y[:, step.old]"
+        )
+    for name, given in (("mask", mask), ("weight", weight)):
+        if given is not None and given.shape != (log_y.shape[0], *log_y.shape[2:]):
+            raise ValueError(
+                f"{name} has shape {tuple(given.shape)} for a student of {tuple(log_y.shape)}; "
+                "wanted one value a pixel: (B, H, W)"
+            )
+    product = _at_least_float32(teacher_y) * _at_least_float32(log_y)
+    per_pixel = -product.where(teacher_y > 0, 0).sum(dim=1)  # (B, H, W), with 0 log 0 = 0
+    if weight is not None:
+        per_pixel = weight * per_pixel
+    if mask is None:
+        return per_pixel.mean()
+    return per_pixel.where(mask, 0).sum() / mask.sum().clamp(min=1)
+
+
+def entropy_weight(teacher_y: Tensor) -> Tensor:
+    """Pixel weight alpha, eq. (10): 1 plus the teacher's entropy in bits.
+
+    teacher_y (B, S, H, W) probabilities -> (B, H, W), from 1 (sure) to 1 + log2 S (clueless)
+    """
+    y = _at_least_float32(teacher_y)
+    return 1 + torch.special.entr(y).sum(dim=1) / torch.log(torch.tensor(2.0, dtype=y.dtype))
+
+
+def _at_least_float32(x: Tensor) -> Tensor:
+    return x if x.dtype == torch.float64 else x.float()

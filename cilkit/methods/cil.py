@@ -1,0 +1,24 @@
+"""The paper's method (CIL), eq. (9): one softmax, and no pixel is taught twice."""
+
+from functools import partial
+
+from torch import Tensor
+
+from cilkit.classes import belongs, restrict
+from cilkit.losses import cross_entropy, entropy_weight, masked_distillation
+from cilkit.methods.base import Method, Step
+
+
+def cil_loss(step: Step, weighted: bool) -> dict[str, Tensor]:
+    """Labels teach the new classes, the teacher teaches everywhere else, eq. (9)."""
+    log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
+    not_new = ~belongs(step.labels, step.new)  # mu-bar: the teacher speaks where no new label does
+    weight = entropy_weight(step.teacher) if weighted else None  # alpha, eq. (10)
+    return {
+        "ce": cross_entropy(log_y[:, step.new], restrict(step.labels, step.new)),
+        "mkd": masked_distillation(log_y[:, step.old], step.teacher, not_new, weight),
+    }
+
+
+CIL = Method("CIL", equation=9, loss=partial(cil_loss, weighted=True))
+CIL_UNWEIGHTED = Method("CIL (w/o weights)", equation=9, loss=partial(cil_loss, weighted=False))
