@@ -257,9 +257,8 @@ def _same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tens
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):
         item = images[index]
-        if batch and (
-            len(batch) == most or any(a.shape != b.shape for a, b in zip(item, batch[0]))
-        ):
+        shapes = [part.shape for part in item]
+        if batch and (len(batch) == most or shapes != [part.shape for part in batch[0]]):
             yield default_collate(batch)
             batch = []
         batch.append(item)
