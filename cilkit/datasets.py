@@ -15,8 +15,7 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split
-
-write_toyscapes = None
+from cilkit.toyscapes import write_toyscapes
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
 
@@ -162,10 +161,12 @@ class StreetScenes:
         samples = [sample for stage in stages for sample in self.images(stage)]
         return LabelledImages(samples, self.split, stages[-1].seen, height)
 
-    def test_set(self, name: str, height: int | None = None) -> LabelledImages:
-        """The test images with the labels learned up to a stage, at their native size."""
+    def test_set(
+        self, name: str, height: int | None = None, native_labels: bool = True
+    ) -> LabelledImages:
+        """The test images with the labels learned up to a stage, at their native size to score."""
         visible = self.split.stage(name).seen
-        return LabelledImages(self.test, self.split, visible, height, native_labels=True)
+        return LabelledImages(self.test, self.split, visible, height, native_labels)
 
     def fingerprint(self) -> str:
         """Hash of the names and sizes of all files, to tell whether two runs saw the same data."""

@@ -1,7 +1,12 @@
 """Tables II and III: our scores beside the paper's."""
 
-import pandas as pd
+import sys
+from pathlib import Path
 
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from cilkit import runs
 from cilkit.classes import ROOT
 
 TASKS = ["task1", "task2", "task12", "task3", "task123"]
@@ -42,12 +47,46 @@ def comparison(table: str, scores: pd.DataFrame) -> pd.DataFrame:
         if (stage, method) in ours.index
     ]
     both = pd.concat({"ours": ours, "paper": paper}, axis=1).swaplevel(axis=1)
-    both = both.reindex(pd.MultiIndex.from_tuples(rows, names=["stage", "method"]))
+    index = pd.MultiIndex.from_tuples(rows, names=["stages", "method"])
+    both = both.reindex(index)
     both = both[[(task, source) for task in TASKS for source in ("ours", "paper")]]
     both = both.rename(columns=TASK_TITLES)
-    return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stage")
+    return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
+
+
+def highlight(table: pd.DataFrame) -> Styler:
+    """A comparison for the notebook: in each block and column best bold, second underlined.
+
+    SS takes no part: it saw all labels at once. A dash stands for what has not been run or has
+    no such class set.
+    """
+    return table.style.format("{:.1f}", na_rep="–").apply(_marks, axis=None)
+
+
+def _marks(table: pd.DataFrame) -> pd.DataFrame:
+    marks = pd.DataFrame("", index=table.index, columns=table.columns)
+    for _, block in table.drop("SS", level="method", errors="ignore").groupby(level="stages"):
+        for column in table.columns:
+            best = block[column].dropna().nlargest(2)
+            for row, mark in zip(
+                best.index, ("font-weight: bold", "text-decoration: underline"), strict=False
+            ):
+                marks.loc[row, column] = mark
+    return marks
 
 
 def as_text(table: pd.DataFrame) -> str:
     """A table for the terminal, one decimal, a dash for what is missing."""
     return table.to_string(float_format="{:.1f}".format, na_rep="–")
+
+
+def main(folder: str) -> None:
+    """Print Tables II and III for the runs in a folder: `python -m cilkit.tables FOLDER`."""
+    scores = runs.scores(Path(folder))
+    for table, (title, _) in TABLES.items():
+        print(f"\nTable {table}: {title}. mIoU in %, ours beside the paper's (Cityscapes)\n")
+        print(as_text(comparison(table, scores)))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

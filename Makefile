@@ -1,0 +1,44 @@
+# Two commands: `make study` and `make test`. Each sets up .venv by itself.
+DATA ?= toyscapes
+PRESET ?= quick
+SEED ?= 0
+RUNS ?= data/runs
+PYTHON ?= python3
+
+ifeq ($(OS),Windows_NT)
+BIN := .venv/Scripts
+else
+BIN := .venv/bin
+endif
+READY := .venv/ready
+
+.PHONY: study test lab constraints
+
+# Execute the notebooks in order and print Tables II and III. What is done is not done again.
+study: $(READY)
+	$(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --quiet rules host \
+		--config "DATA=$(DATA)" "PRESET=$(PRESET)" "SEED=$(SEED)" "RUNS=$(RUNS)"
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+# JupyterLab on this machine only, in notebooks/
+lab: $(READY)
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+
+$(READY): pyproject.toml constraints.txt
+	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
+		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
+	@if command -v uv >/dev/null 2>&1; then \
+		uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
+		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,test]"; \
+	else \
+		$(PYTHON) -m venv .venv && \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,test]"; \
+	fi
+	@$(BIN)/python -c "import pathlib; pathlib.Path('$(READY)').touch()"
+
+# Pin the newest versions that fit pyproject.toml (needs uv)
+constraints:
+	uv pip compile pyproject.toml --all-extras --universal --python-version 3.11 --upgrade \
+		--no-annotate --no-header --no-emit-index-url --quiet --output-file constraints.txt

@@ -1,0 +1,94 @@
+"""The notebooks as a graph: T1 -> the methods -> the tables, for one data set, preset and seed.
+
+A job is done when its stamp is there; the trainings themselves are kept by cilkit.runs, so a
+notebook that is executed again loads every run that still matches.
+"""
+
+import sys
+from pathlib import Path
+
+from cilkit.datasets import resolve
+
+DATA = str(config.get("DATA", "toyscapes"))
+RUNS = str(config.get("RUNS", "data/runs"))
+PRESET = str(config.get("PRESET", "quick"))
+SEED = int(config.get("SEED", 0))
+
+NAME = DATA if DATA == "toyscapes" else resolve(DATA).name.lower()
+FOLDER = resolve(RUNS) / NAME / PRESET / f"seed{SEED}"
+DONE, EXECUTED = FOLDER / "done", FOLDER / "notebooks"
+SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("data/splits").glob("*.toml")]))
+THREADS = max(1, workflow.cores // 2)  # two trainings side by side use two cores best
+STUDY = f"{DATA!r}, {RUNS!r}, {PRESET!r}, {SEED}"
+
+BEFORE = {  # notebook: the jobs it builds on
+    "00_start_here": ["data"],
+    "01_split_cityscapes": ["data"],
+    "02_erfnet": ["T1"],
+    "03_losses": ["data"],
+    "04_metrics": ["T1"],
+    "05_train_t1": ["T1"],
+    "06_ft_fe": ["T1"],
+    "10_cil": ["T1"],
+    "12_results": ["05_train_t1", "06_ft_fe", "10_cil"],
+}
+PRIORITY = {"T1": 9, "05_train_t1": 8, "10_cil": 7, "06_ft_fe": 6}  # the longest jobs first
+
+
+rule all:
+    default_target: True
+    input:
+        [DONE / name for name in BEFORE],
+    params:
+        folder=FOLDER,
+        executed=EXECUTED,
+    shell:
+        "{sys.executable:q} -m cilkit.tables {params.folder:q} && "
+        "echo 'executed notebooks: {params.executed}'"
+
+
+rule data:
+    input:
+        SOURCES,
+    output:
+        touch(DONE / "data"),
+    params:
+        code=f"from cilkit.datasets import open_data; open_data({DATA!r})",
+    shell:
+        "{sys.executable:q} -c {params.code:q}"
+
+
+rule t1:
+    input:
+        DONE / "data",
+    output:
+        touch(DONE / "T1"),
+    priority: PRIORITY["T1"]
+    threads: workflow.cores
+    params:
+        code=f"from cilkit import Study; Study({STUDY}).run('T1')",
+    shell:
+        "{sys.executable:q} -c {params.code:q}"
+
+
+for name, before in BEFORE.items():
+
+    rule:
+        name:
+            f"notebook_{name}"
+        input:
+            SOURCES,
+            [DONE / job for job in before],
+            notebook=f"notebooks/{name}.ipynb",
+        output:
+            touch(DONE / name),
+        log:  # not an output: Snakemake would delete the one that failed
+            EXECUTED / f"{name}.ipynb",
+        priority: PRIORITY.get(name, 0)
+        threads: THREADS
+        params:
+            strings=f"-r DATA {DATA!r} -r RUNS {RUNS!r} -r PRESET {PRESET!r}",
+            seed=SEED,
+        shell:
+            "{sys.executable:q} -m papermill {input.notebook} {log:q} --kernel python3 "
+            "--cwd notebooks --no-progress-bar {params.strings} -p SEED {params.seed}"

@@ -1,0 +1,350 @@
+"""Figures, returned and never shown: the last line of a cell shows what it gets, once.
+
+Colours of classes are those of the split file, VOID is black. Panels always come in the order
+image, labels, then models from old to new.
+"""
+
+from collections.abc import Mapping, Sequence
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pandas as pd
+import seaborn as sns
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import Patch
+from torch import Tensor
+
+from cilkit.classes import VOID, Split
+from cilkit.tables import TASK_TITLES
+
+WIDTH = 11  # inches, of a figure that fills a notebook's page
+
+
+def label_picture(labels: Tensor, split: Split) -> np.ndarray:
+    """Labels or predicted channels (H, W) in the colours of the split, (H, W, 3) uint8."""
+    return split.palette()[labels.cpu().numpy().astype(np.uint8)]
+
+
+def scenes(
+    images: Sequence[Tensor],
+    labels: Sequence[Tensor],
+    split: Split,
+    titles: Sequence[str] | None = None,
+    columns: int = 3,
+) -> Figure:
+    """Images with their labels below, `columns` in a row, and a legend of the classes in sight.
+
+    images (3, H, W) in [0, 1], labels (H, W) in channels
+    """
+    rows = -(-len(images) // columns)
+    fig, axes = _panels(2 * rows, columns, images[0], legend=_seen(labels))
+    for i, (image, label) in enumerate(zip(images, labels, strict=True)):
+        row, column = divmod(i, columns)
+        _show(axes[2 * row, column], _picture(image), titles[i] if titles else "")
+        _show(axes[2 * row + 1, column], label_picture(label, split))
+    return _finish(fig, _seen(labels), split)
+
+
+def views(
+    image: Tensor,
+    views: Mapping[str, Tensor],
+    split: Split,
+    columns: int = 3,
+    image_title: str = "image",
+) -> Figure:
+    """One image beside several label pictures of it: what stages see, or what models predict.
+
+    image (3, H, W) in [0, 1]; views: title -> (H, W) channels
+    """
+    panels = [(image_title, _picture(image))]
+    panels += [(title, label_picture(view, split)) for title, view in views.items()]
+    classes = _seen(list(views.values()))
+    fig, axes = _panels(-(-len(panels) // columns), columns, image, legend=classes)
+    for ax, (title, picture) in zip(axes.flat, panels, strict=False):
+        _show(ax, picture, title)
+    return _finish(fig, classes, split)
+
+
+def prediction_grid(
+    images: Sequence[Tensor], rows: Mapping[str, Sequence[Tensor]], split: Split
+) -> Figure:
+    """Fig. 4: a column an image; below it the ground truth and each method's prediction.
+
+    images (3, H, W) in [0, 1]; rows: name -> one (H, W) of channels for each image
+    """
+    classes = _seen([view for row in rows.values() for view in row])
+    fig, axes = _panels(1 + len(rows), len(images), images[0], legend=classes)
+    for column, image in enumerate(images):
+        _show(axes[0, column], _picture(image))
+        for row, pictures in enumerate(rows.values(), start=1):
+            _show(axes[row, column], label_picture(pictures[column], split))
+    for ax, name in zip(axes[:, 0], ["image", *rows], strict=True):
+        ax.set_ylabel(name, fontsize=10)
+    return _finish(fig, classes, split)
+
+
+def maps(
+    image: Tensor, maps: Mapping[str, Tensor], limits: tuple[float, float] | None = None
+) -> Figure:
+    """An image beside maps of one value a pixel, such as a mask or the weights of eq. (10).
+
+    image (3, H, W) in [0, 1]; maps: title -> (H, W); `limits` fix the colour scale for all
+    """
+    fig, axes = _panels(1, 1 + len(maps), image, extra=0.3)
+    _show(axes[0, 0], _picture(image), "image")
+    for ax, (title, values) in zip(axes[0, 1:], maps.items(), strict=True):
+        low, high = limits or (values.min().item(), values.max().item())
+        drawn = ax.imshow(values.float().numpy(), cmap="viridis", vmin=low, vmax=high)
+        ax.set_title(title, fontsize=10)
+        ax.set(xticks=[], yticks=[])
+        fig.colorbar(drawn, ax=ax, orientation="horizontal", shrink=0.8, pad=0.03)
+    plt.close(fig)
+    return fig
+
+
+def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
+    """Share of labelled pixels by class, a bar for each column of `shares`, on a log scale.
+
+    shares: rows are class names, columns are sets of images, values in %
+    """
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+    shares.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", shares.shape[1]))
+    ax.set(yscale="log", ylabel="share of labelled pixels [%]", xlabel="")
+    for stage in split.stages:
+        ax.axvline(stage.new.stop - 0.5, color="0.6", linewidth=0.8)
+        middle = (stage.new.start + stage.new.stop - 1) / 2
+        ax.text(
+            middle, 1.02, f"$S_{stage.number}$", ha="center", transform=ax.get_xaxis_transform()
+        )
+    ax.set_xlim(-0.6, len(shares) - 0.4)
+    ax.tick_params(axis="x", rotation=45)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.legend(title=shares.columns.name)
+    sns.despine(ax=ax)
+    plt.close(fig)
+    return fig
+
+
+def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
+    """The loss terms of each training by epoch, a panel a training, lines named as in the equation.
+
+    histories: title -> history of a run
+    """
+    width = min(WIDTH, 4 * len(histories) + 1)
+    fig, axes = plt.subplots(
+        1, len(histories), figsize=(width, 3.2), layout="constrained", squeeze=False, sharey=True
+    )
+    for ax, (title, history) in zip(axes.flat, histories.items(), strict=True):
+        for term in history.columns.drop(["epoch", "learning_rate", "seconds"]):
+            ax.plot(history["epoch"], history[term], label=f"$J^{{\\mathrm{{{term}}}}}$")
+        ax.set(title=title, xlabel="epoch")
+        ax.grid(alpha=0.3)
+        ax.legend()
+    axes[0, 0].set_ylabel("loss")
+    axes[0, 0].set_ylim(bottom=0)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:
+    """IoU of each class, a group a class and a bar a model; a gap where a model has no such class.
+
+    ious: model -> IoU in % by class name
+    """
+    table = pd.DataFrame(ious)
+    table = table.loc[[name for name in split.names() if name in table.index]]
+    fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
+    table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]))
+    ax.set(ylabel="IoU [%]", ylim=(0, 100), xlabel="")
+    ax.tick_params(axis="x", rotation=45)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.grid(axis="y", alpha=0.3)
+    ax.legend(ncols=table.shape[1], loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    sns.despine(ax=ax)
+    plt.close(fig)
+    return fig
+
+
+def iou_heatmap(ious: Mapping[str, pd.Series], split: Split) -> Figure:
+    """IoU of each class (columns) and model (rows) in %, the stages separated by lines."""
+    table = pd.DataFrame(ious).T
+    table = table[[name for name in split.names() if name in table.columns]]
+    fig, ax = plt.subplots(figsize=(WIDTH, 1.6 + 0.36 * len(table)), layout="constrained")
+    sns.heatmap(
+        table, ax=ax, vmin=0, vmax=100, cmap="viridis", annot=True, fmt=".0f",
+        annot_kws={"size": 8}, cbar_kws={"label": "IoU [%]"},
+    )  # fmt: skip
+    for stage in split.stages[:-1]:
+        ax.axvline(stage.new.stop, color="white", linewidth=3)
+    ax.tick_params(axis="x", rotation=45)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", rotation=0)
+    plt.close(fig)
+    return fig
+
+
+def score_bars(scores: pd.DataFrame) -> Figure:
+    """mIoU by class set, a group a class set and a bar a model.
+
+    scores: rows are models, columns are class sets (task1, task2, ...), values in %
+    """
+    table = scores.rename(columns=TASK_TITLES).T
+    fig, ax = plt.subplots(figsize=(min(WIDTH, 3 + 1.6 * len(table)), 3.4), layout="constrained")
+    table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]), rot=0)
+    for bars in ax.containers:
+        numbers = ["" if np.isnan(bar.get_height()) else f"{bar.get_height():.0f}" for bar in bars]
+        ax.bar_label(bars, numbers, fontsize=8)
+    ax.set(ylabel="mIoU [%]", ylim=(0, 100), xlabel="")
+    ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    sns.despine(ax=ax)
+    plt.close(fig)
+    return fig
+
+
+def confusion(counts: pd.DataFrame, title: str = "") -> Figure:
+    """A confusion matrix by rows: of the pixels labelled so, the share predicted so, in %.
+
+    counts: rows are labels, columns are predictions, in pixels
+    """
+    shares = 100 * counts.div(counts.sum(axis=1).replace(0, np.nan), axis=0)
+    side = 2.4 + 0.36 * len(counts)
+    fig, ax = plt.subplots(figsize=(side + 1.2, side), layout="constrained")
+    sns.heatmap(
+        shares, ax=ax, vmin=0, vmax=100, cmap="viridis", square=True, annot=True, fmt=".0f",
+        annot_kws={"size": 8}, cbar_kws={"label": "share of the row [%]", "shrink": 0.8},
+    )  # fmt: skip
+    ax.set(xlabel="predicted", ylabel="labelled", title=title)
+    ax.tick_params(axis="x", rotation=45)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    ax.tick_params(axis="y", rotation=0)
+    plt.close(fig)
+    return fig
+
+
+def distributions(rows: Mapping[str, Tensor], names: Sequence[str]) -> Figure:
+    """Probability distributions over classes as bars, a panel each, on one scale.
+
+    rows: title -> (S,) probabilities
+    """
+    fig, axes = plt.subplots(
+        1, len(rows), figsize=(min(WIDTH, 3.2 * len(rows)), 2.8), layout="constrained",
+        squeeze=False, sharey=True,
+    )  # fmt: skip
+    for ax, (title, values) in zip(axes.flat, rows.items(), strict=True):
+        bars = ax.bar(range(len(values)), values.tolist(), color="#4477aa")
+        ax.bar_label(bars, [f"{value:.2f}" for value in values.tolist()], fontsize=8)
+        ax.set_xticks(range(len(values)), names[: len(values)], rotation=45, ha="right")
+        ax.set_title(title, fontsize=10)
+    axes[0, 0].set(ylabel="probability", ylim=(0, 1.1))
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def curves(
+    x: Tensor, lines: Mapping[str, Tensor], xlabel: str, ylabel: str, title: str = ""
+) -> Figure:
+    """Plain curves over a common axis. x (n,), lines: label -> (n,)"""
+    fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+    for label, y in lines.items():
+        ax.plot(x, y, label=label)
+    ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
+    ax.grid(alpha=0.3)
+    ax.legend()
+    sns.despine(ax=ax)
+    plt.close(fig)
+    return fig
+
+
+def feature_maps(features: Mapping[str, Tensor], most: int = 6) -> Figure:
+    """The first few channels of several layers, a row a layer, each on its own grey scale.
+
+    features: layer -> (C, h, w)
+    """
+    first = next(iter(features.values()))
+    fig, axes = _panels(len(features), most, first)
+    for row, (name, layer) in zip(axes, features.items(), strict=True):
+        row[0].set_ylabel(name, fontsize=9)
+        for ax, channel in zip(row, layer[:most], strict=False):
+            _show(ax, channel.float().numpy())
+    plt.close(fig)
+    return fig
+
+
+def _panels(
+    rows: int, columns: int, image: Tensor, legend: Sequence[int] = (), extra: float = 0.0
+) -> tuple[Figure, np.ndarray]:
+    """A grid of empty panels in the shape of `image`, with room for a legend below."""
+    panel = WIDTH / columns
+    height = rows * (panel * image.shape[-2] / image.shape[-1] + 0.18 + extra)
+    legend_rows = -(-len(legend) // 7)
+    fig, axes = plt.subplots(
+        rows, columns, figsize=(WIDTH, height + 0.3 * legend_rows + 0.3), layout="constrained",
+        squeeze=False,
+    )  # fmt: skip
+    for ax in axes.flat:
+        ax.set(xticks=[], yticks=[])
+        ax.spines[:].set_visible(False)
+    return fig, axes
+
+
+def _show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
+    ax.imshow(picture, cmap="gray", interpolation="nearest")
+    ax.set_title(title, fontsize=10)
+
+
+def _picture(image: Tensor) -> np.ndarray:
+    return image.permute(1, 2, 0).clamp(0, 1).numpy()  # (H, W, 3)
+
+
+def _seen(labels: Sequence[Tensor]) -> list[int]:
+    """The channels that occur in some label pictures, VOID last."""
+    return sorted({int(value) for label in labels for value in label.unique()})
+
+
+def _finish(fig: Figure, classes: Sequence[int], split: Split) -> Figure:
+    """Add the legend of the classes in sight, and close."""
+    colours = split.palette() / 255
+    patches = [
+        Patch(
+            facecolor=colours[channel],
+            edgecolor="0.5",
+            label="void" if channel == VOID else split.classes[channel].name,
+        )
+        for channel in classes
+    ]
+    fig.legend(handles=patches, loc="outside lower center", ncols=7, fontsize=9, frameon=False)
+    plt.close(fig)
+    return fig
+
+
+def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Figure:
+    """Cities by brightness and warmth (red minus blue) of their images, a marker for each group.
+
+    colours: city -> (n, 3) mean colours of n images, in [0, 1]; groups: city -> its set of images.
+    Dots have the mean colour of their city, lines reach one standard deviation to either side.
+    """
+    fig, ax = plt.subplots(figsize=(WIDTH, 5), layout="constrained")
+    markers = dict(zip(dict.fromkeys(groups.values()), "osD^vP*X", strict=False))
+    for i, city in enumerate(sorted(colours, key=lambda city: colours[city].mean().item())):
+        colour = colours[city]
+        looks = np.stack([colour.mean(dim=1), colour[:, 0] - colour[:, 2]])  # (2, n)
+        (x, y), (dx, dy) = looks.mean(axis=1), looks.std(axis=1)
+        ax.errorbar(x, y, dy, dx, color="0.85", zorder=1)
+        ax.scatter(
+            x, y, s=110, color=colour.mean(dim=0).tolist(), marker=markers[groups[city]],
+            edgecolor="black", zorder=2,
+        )  # fmt: skip
+        side = (8, 4, "left") if i % 2 else (-8, -10, "right")  # neighbours write to other sides
+        ax.annotate(
+            city, (x, y), side[:2], textcoords="offset points", fontsize=8, ha=side[2], zorder=3
+        )
+    for group, marker in markers.items():
+        ax.scatter([], [], s=60, color="white", marker=marker, edgecolor="black", label=group)
+    ax.set(xlabel="brightness", ylabel="warmth (red minus blue)")
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(markers), frameon=False)
+    sns.despine(ax=ax)
+    plt.close(fig)
+    return fig

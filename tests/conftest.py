@@ -1,0 +1,152 @@
+"""Tiny data sets in both layouts, and a configuration that trains in half a second."""
+
+import os
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cilkit.classes import ROOT, Split, load_split
+from cilkit.datasets import StreetScenes, open_data
+from cilkit.erfnet import ERFNet
+from cilkit.train import PRESETS, TrainConfig
+from cilkit.transforms import Augmentation
+
+# tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x
+torch.set_num_threads(1)
+
+CITYSCAPES = os.environ.get("CITYSCAPES")
+CAMVID = ROOT.parent / "shared" / "camvid"
+SIZE = (32, 64)  # height and width of the tiny images
+
+
+@pytest.fixture
+def tiny() -> TrainConfig:
+    """Two steps on four tiny images; float32, so that it computes the same on every machine."""
+    return replace(
+        PRESETS["smoke"],
+        batch=2,
+        height=32,
+        augmentation=Augmentation(crop=(16, 32)),
+        precision="32-true",
+    )
+
+
+@pytest.fixture(scope="session")
+def make_network():
+    """make_network(5, 6) is a network of 5 and 6 classes that reacts to its input as if trained."""
+    return _make_network
+
+
+@pytest.fixture(scope="session")
+def write_cityscapes():
+    """write_cityscapes(root, images=1, split=...) writes a tree with all cities of a split."""
+    return _write_cityscapes
+
+
+@pytest.fixture(scope="session")
+def write_camvid():
+    """write_camvid(root, images=6) writes a tree with that many training frames a sequence."""
+    return _write_camvid
+
+
+@pytest.fixture(scope="session")
+def write_png():
+    """write_png(file, pixels) writes one picture, and the folders above it."""
+    return _write_png
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A tiny Cityscapes of one image a city that a test may damage."""
+    return _write_cityscapes(tmp_path / "Tinyscapes")
+
+
+@pytest.fixture
+def camvid_folder(tmp_path: Path) -> Path:
+    """A tiny CamVid that a test may damage."""
+    return _write_camvid(tmp_path / "camvid")
+
+
+@pytest.fixture(scope="session")
+def scenes(tmp_path_factory: pytest.TempPathFactory) -> StreetScenes:
+    """A tiny Cityscapes of one image a city; not to be changed."""
+    return open_data(_write_cityscapes(tmp_path_factory.mktemp("scenes") / "tinyscapes"))
+
+
+@pytest.fixture(scope="session")
+def cityscapes() -> Path:
+    """The real data set."""
+    if not CITYSCAPES:
+        pytest.skip("the environment variable CITYSCAPES names no folder with the real data set")
+    return Path(CITYSCAPES)
+
+
+@pytest.fixture(scope="session")
+def camvid() -> Path:
+    """The real data set."""
+    if not CAMVID.is_dir():
+        pytest.skip(f"the real CamVid is not in {CAMVID}")
+    return CAMVID
+
+
+def _make_network(*classes: int, normalise: bool = False, seed: int = 0) -> ERFNet:
+    """Fresh batch-norm statistics let every signal die away; these are those of random images."""
+    with torch.random.fork_rng(), torch.no_grad():
+        torch.manual_seed(seed)
+        network = ERFNet(*classes, normalise=normalise)
+        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
+        for norm in norms:
+            norm.momentum = 1.0
+        network.train()(torch.rand(2, 3, *SIZE))
+        for norm in norms:
+            norm.momentum = 0.1
+    return network.eval()
+
+
+def _write_png(file: Path, pixels: np.ndarray) -> Path:
+    file.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(file)
+    return file
+
+
+def _scene(split: Split, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+    """Blocks of random ids, void among them, and an image in the colours of their classes."""
+    ids = np.array([label_class.label_id for label_class in split.classes] + list(split.void[:3]))
+    labels = rng.choice(ids, (SIZE[0] // 8, SIZE[1] // 8)).repeat(8, 0).repeat(8, 1)
+    colours = np.zeros((256, 3), dtype=np.uint8)
+    for label_class in split.classes:
+        colours[label_class.label_id] = label_class.colour
+    return colours[labels], labels.astype(np.uint8)
+
+
+def _write_cityscapes(root: Path, images: int = 1, split: Split | None = None) -> Path:
+    split = split or load_split("cityscapes")
+    rng = np.random.default_rng(0)
+    train = [city for stage in split.stages for city in stage.cities] + list(split.held_back)
+    for part, cities in (("train", train), ("val", split.test_cities)):
+        for city in cities:
+            for k in range(images):
+                name = f"{city}_{k:06d}_000019"
+                image, labels = _scene(split, rng)
+                _write_png(root / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png", image)
+                _write_png(root / "gtFine" / part / city / f"{name}_gtFine_labelIds.png", labels)
+    return root
+
+
+def _write_camvid(root: Path, images: int = 6) -> Path:
+    split = load_split("camvid")
+    rng = np.random.default_rng(0)
+    sequences = sorted({city.split("/")[0] for stage in split.stages for city in stage.cities})
+    frames = [(sequence, k) for sequence in sequences for k in range(images)]
+    # every third frame is in val, as frames of both folders alternate in time
+    files = [("val" if k % 3 == 1 else "train", f"{s}_{30 * k:05d}.png") for s, k in frames]
+    files += [("test", f"{s}_{30 * k:05d}.png") for s in split.test_cities for k in range(10, 12)]
+    for part, name in files:
+        image, labels = _scene(split, rng)
+        _write_png(root / part / name, image)
+        _write_png(root / f"{part}annot" / name, labels)
+    return root

@@ -1,0 +1,298 @@
+import pickle
+
+import pytest
+import torch
+from torch import nn
+
+from cilkit.erfnet import Decoder, Encoder, ERFNet, add_classes, add_decoder, load_weights
+
+
+def count(module: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in module.parameters())
+
+
+def state_equal(one: nn.Module, other: nn.Module) -> bool:
+    a, b = one.state_dict(), other.state_dict()
+    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
+
+
+@pytest.fixture
+def network(make_network):
+    return make_network(5)
+
+
+@pytest.fixture
+def images():
+    return torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(1))
+
+
+# the network itself
+
+
+def test_the_encoder_has_the_published_number_of_parameters():
+    assert count(Encoder()) == 1_874_044
+
+
+@pytest.mark.parametrize(
+    ("classes", "parameters"),
+    [(5, 189_237), (6, 189_302), (8, 189_432), (11, 189_627), (19, 190_147)],
+)
+def test_the_decoder_has_the_published_number_of_parameters(classes, parameters):
+    assert count(Decoder(classes)) == parameters
+    assert count(ERFNet(classes)) == 1_874_044 + parameters
+
+
+def test_the_state_dict_has_the_names_of_the_published_files():
+    names = list(ERFNet(19).state_dict())
+    conv = ["conv.weight", "conv.bias"]
+    bn = ["weight", "bias", "running_mean", "running_var", "num_batches_tracked"]
+    sampler = conv + [f"bn.{name}" for name in bn]
+    residual = [
+        *("conv3x1_1.weight", "conv3x1_1.bias", "conv1x3_1.weight", "conv1x3_1.bias"),
+        *(f"bn1.{name}" for name in bn),
+        *("conv3x1_2.weight", "conv3x1_2.bias", "conv1x3_2.weight", "conv1x3_2.bias"),
+        *(f"bn2.{name}" for name in bn),
+    ]
+    wanted = [f"encoder.initial_block.{name}" for name in sampler]
+    for k in range(15):  # down, 5 blocks, down, 8 blocks
+        wanted += [f"encoder.layers.{k}.{name}" for name in (sampler if k in (0, 6) else residual)]
+    for k in range(6):  # up, 2 blocks, up, 2 blocks
+        wanted += [f"decoder.layers.{k}.{name}" for name in (sampler if k in (0, 3) else residual)]
+    wanted += ["decoder.output_conv.weight", "decoder.output_conv.bias"]
+    assert len(wanted) == 343
+    assert names == wanted
+
+
+def test_only_the_second_pair_of_convolutions_is_dilated():
+    blocks = [layer for layer in Encoder().layers if hasattr(layer, "conv3x1_1")]
+    dilations = [block.conv3x1_2.dilation for block in blocks]
+    assert dilations == [(1, 1)] * 5 + [(2, 1), (4, 1), (8, 1), (16, 1)] * 2
+    assert [block.conv1x3_2.dilation for block in blocks] == [(w, h) for h, w in dilations]
+    assert {block.conv3x1_1.dilation for block in blocks} == {(1, 1)}
+    assert {block.conv1x3_1.dilation for block in blocks} == {(1, 1)}
+
+
+def test_dropout_and_batch_norm_have_the_reference_settings():
+    network = ERFNet(5)
+    rates = [module.p for module in network.modules() if isinstance(module, nn.Dropout2d)]
+    assert rates == [0.03] * 5 + [0.3] * 8 + [0.0] * 4
+    norms = [module for module in network.modules() if isinstance(module, nn.BatchNorm2d)]
+    assert len(norms) == 3 + 2 * 13 + 2 + 2 * 4
+    assert {norm.eps for norm in norms} == {1e-3}
+
+
+def test_features_have_an_eighth_of_the_resolution_and_logits_all_of_it(network, images):
+    assert network.encoder(images).shape == (2, 128, 2, 3)
+    assert network(images).shape == (2, 5, 16, 24)
+    assert network.num_classes == 5
+
+
+def test_the_network_of_these_tests_reacts_to_its_input(network, images):
+    logits = network(images)
+    assert logits.std(dim=(0, 2, 3)).min() > 0.01
+
+
+def test_several_decoders_are_concatenated_oldest_first(images, make_network):
+    network = make_network(5, 6, 8)
+    logits = network(images)
+    assert logits.shape == (2, 19, 16, 24) and network.num_classes == 19
+    features = network.encoder(images)
+    for decoder, channels in zip(
+        network.decoders, (slice(0, 5), slice(5, 11), slice(11, 19)), strict=True
+    ):
+        assert decoder(features).equal(logits[:, channels])
+
+
+@pytest.mark.parametrize(("height", "width"), [(12, 24), (16, 20), (15, 17)])
+def test_a_size_that_cannot_be_halved_three_times_is_refused(network, height, width):
+    with pytest.raises(ValueError, match=f"{height} x {width} pixels.*multiples of 8"):
+        network(torch.zeros(1, 3, height, width))
+
+
+@pytest.mark.parametrize("classes", [(0,), (-1,), (2.5,), ("5",), (5, 0)])
+def test_a_number_of_classes_that_makes_no_sense_is_refused(classes):
+    with pytest.raises(ValueError, match="wanted a whole number from 1"):
+        ERFNet(*classes)
+
+
+def test_normalise_is_the_mean_and_deviation_of_imagenet(network, images):
+    normalising = ERFNet(5, normalise=True).eval()
+    normalising.load_state_dict(network.state_dict())  # it adds no parameter
+    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
+    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
+    torch.testing.assert_close(normalising(images), network((images - mean) / deviation))
+    assert not torch.allclose(normalising(images), network(images))
+
+
+# more classes
+
+
+def test_add_classes_widens_the_last_layer_and_keeps_all_that_was_learned(network, images):
+    wider = add_classes(network, 6).eval()
+    assert wider.num_classes == 11 and network.num_classes == 5
+    old, new = network.state_dict(), wider.state_dict()
+    assert new.keys() == old.keys()
+    for key in old:
+        if key == "decoder.output_conv.weight":
+            assert new[key].shape == (16, 11, 2, 2) and new[key][:, :5].equal(old[key])
+        elif key == "decoder.output_conv.bias":
+            assert new[key].shape == (11,) and new[key][:5].equal(old[key])
+        else:
+            assert new[key].equal(old[key])
+    with torch.no_grad():
+        logits = wider(images)
+        torch.testing.assert_close(logits[:, :5], network(images))
+    assert logits[:, 5:].abs().sum(dim=(0, 2, 3)).min() > 0  # the new channels are alive
+
+
+def test_add_classes_copies(network):
+    wider = add_classes(network, 6)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in wider.parameters():
+            parameter.add_(1)
+    assert all(network.state_dict()[key].equal(before[key]) for key in before)
+
+
+def test_add_classes_draws_the_new_channels_anew(network):
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        one, other = (add_classes(network, 6).decoder.output_conv.weight for _ in range(2))
+    assert one[:, :5].equal(other[:, :5])
+    assert not one[:, 5:].equal(other[:, 5:])
+
+
+def test_add_decoder_keeps_the_old_outputs_exactly(network, images):
+    grown = add_decoder(network, 6).eval()
+    assert grown.num_classes == 11 and network.num_classes == 5
+    assert [decoder.num_classes for decoder in grown.decoders] == [5, 6]
+    with torch.no_grad():
+        assert grown(images)[:, :5].equal(network(images))
+    again = add_decoder(grown, 8).eval()
+    assert [decoder.num_classes for decoder in again.decoders] == [5, 6, 8]
+    with torch.no_grad():
+        assert again(images)[:, :11].equal(grown(images))
+
+
+def test_add_decoder_copies(network):
+    grown = add_decoder(network, 6)
+    before = {key: value.clone() for key, value in network.state_dict().items()}
+    with torch.no_grad():
+        for parameter in grown.parameters():
+            parameter.add_(1)
+    assert all(network.state_dict()[key].equal(before[key]) for key in before)
+
+
+@pytest.mark.parametrize("grow", [add_classes, add_decoder])
+def test_a_grown_network_normalises_like_the_one_it_was(grow):
+    assert grow(ERFNet(5, normalise=True), 6).normalise is True
+    assert grow(ERFNet(5), 6).normalise is False
+
+
+def test_classes_cannot_be_added_to_the_last_layer_of_two_decoders(network):
+    with pytest.raises(ValueError, match="the network has 2 decoders.*Use add_decoder"):
+        add_classes(add_decoder(network, 6), 8)
+
+
+# published weight files
+
+
+def published(state, form):
+    """The forms in which weight files of ERFNet circulate."""
+    if form == "plain":
+        return state
+    if form == "module.":
+        return {f"module.{key}": value for key, value in state.items()}
+    return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
+
+
+@pytest.mark.parametrize("form", ["plain", "module.", "state_dict"])
+def test_published_weights_load_into_a_network(network, tmp_path, form):
+    torch.save(published(network.state_dict(), form), tmp_path / "erfnet.pth")
+    fresh = ERFNet(5)
+    assert not state_equal(fresh, network)
+    load_weights(fresh, tmp_path / "erfnet.pth")
+    assert state_equal(fresh, network)
+
+
+@pytest.mark.parametrize("form", ["plain", "module.", "state_dict"])
+def test_a_network_file_gives_its_encoder(network, tmp_path, form):
+    torch.save(published(network.state_dict(), form), tmp_path / "erfnet.pth")
+    encoder = Encoder()
+    load_weights(encoder, str(tmp_path / "erfnet.pth"))
+    assert state_equal(encoder, network.encoder)
+
+
+def test_the_imagenet_encoder_loads_without_its_classifier(network, tmp_path):
+    state = {
+        f"module.features.encoder.{key}": value
+        for key, value in network.encoder.state_dict().items()
+    }
+    state["module.features.encoder.output_conv.weight"] = torch.zeros(1000, 128, 1, 1)
+    state["module.features.encoder.output_conv.bias"] = torch.zeros(1000)
+    state["module.classifier.weight"] = torch.zeros(1000, 128)
+    state["module.classifier.bias"] = torch.zeros(1000)
+    torch.save({"epoch": 9, "arch": "erfnet", "state_dict": state}, tmp_path / "encoder.pth.tar")
+    encoder = Encoder()
+    load_weights(encoder, tmp_path / "encoder.pth.tar")
+    assert state_equal(encoder, network.encoder)
+
+
+def test_files_older_than_the_batch_counter_of_batch_norm_load(network, tmp_path):
+    # torch < 0.4.1 did not save num_batches_tracked; ERFNet was published before
+    state = {k: v for k, v in network.state_dict().items() if "num_batches_tracked" not in k}
+    torch.save(published(state, "module."), tmp_path / "erfnet.pth")
+    fresh = ERFNet(5)
+    load_weights(fresh, tmp_path / "erfnet.pth")
+    assert all(fresh.state_dict()[key].equal(value) for key, value in state.items())
+
+
+def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(network, tmp_path):
+    state = dict(network.state_dict())
+    del state["encoder.initial_block.conv.bias"]
+    state["decoder.head.weight"] = torch.zeros(3)
+    state["decoder.output_conv.bias"] = torch.zeros(20)
+    torch.save(state, tmp_path / "odd.pth")
+    fresh = ERFNet(5)
+    before = {key: value.clone() for key, value in fresh.state_dict().items()}
+    with pytest.raises(ValueError, match="do not fit the ERFNet") as error:
+        load_weights(fresh, tmp_path / "odd.pth")
+    for part in (
+        str(tmp_path / "odd.pth"),
+        "encoder.initial_block.conv.bias is missing",
+        "decoder.head.weight has no place in the network",
+        "decoder.output_conv.bias has shape (20,), wanted (5,)",
+        "load only the Encoder",
+    ):
+        assert part in str(error.value)
+    assert all(fresh.state_dict()[key].equal(before[key]) for key in before)
+
+
+def test_many_misfits_are_counted_and_not_all_listed(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
+    with pytest.raises(ValueError, match=r"and \d+ more\. Check") as error:
+        load_weights(Encoder(), tmp_path / "other.pth")
+    assert str(error.value).count("is missing") == 6
+
+
+def test_a_network_of_other_classes_does_not_fit(network, tmp_path):
+    torch.save(network.state_dict(), tmp_path / "five.pth")
+    with pytest.raises(ValueError, match=r"output_conv.weight has shape \(16, 5, 2, 2\), wanted"):
+        load_weights(ERFNet(6), tmp_path / "five.pth")
+
+
+def test_a_missing_weight_file_is_named_with_two_ways_on(network, tmp_path):
+    with pytest.raises(FileNotFoundError, match="download it there, or start from random") as error:
+        load_weights(network, tmp_path / "erfnet.pth")
+    assert f"no weight file {tmp_path / 'erfnet.pth'}" in str(error.value)
+
+
+class Intruder:
+    def __reduce__(self):
+        return (exec, ("raise RuntimeError('the file ran code')",))
+
+
+def test_a_file_that_would_run_code_is_refused(network, tmp_path):
+    torch.save({"state_dict": Intruder()}, tmp_path / "evil.pth")
+    with pytest.raises(pickle.UnpicklingError, match="(?i)weights.only"):
+        load_weights(network, tmp_path / "evil.pth")

@@ -1,0 +1,79 @@
+"""Every notebook, executed by papermill on a few toy scenes; then what it left behind is read."""
+
+import json
+import os
+from pathlib import Path
+
+import nbformat
+import papermill as pm
+import pytest
+
+from cilkit.classes import load_split
+from cilkit.toyscapes import write_toyscapes
+
+NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
+T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
+LEAVES = {  # the runs that a notebook must have made or found
+    "00_start_here": [],
+    "01_split_cityscapes": [],
+    "02_erfnet": ["T1"],
+    "03_losses": [],
+    "04_metrics": ["T1"],
+    "05_train_t1": ["T1", "SS_T2", "SS_T3"],
+    "06_ft_fe": ["T1", "FT_T2", "FT_T3"],
+    "10_cil": ["CIL_T2", "CIL_T3", "CIL_wo_weights_T2", "CIL_wo_weights_T3"],
+    "12_results": [],
+}
+
+
+@pytest.fixture(scope="module")
+def toys(tmp_path_factory) -> Path:
+    return write_toyscapes(tmp_path_factory.mktemp("data") / "toys", fraction=32, size=(64, 128))
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    return tmp_path_factory.mktemp("runs")
+
+
+def run(notebook: str, data: Path, runs: Path, out: Path) -> nbformat.NotebookNode:
+    path = NOTEBOOKS / f"{notebook}.ipynb"
+    parameters = {"DATA": str(data), "RUNS": str(runs), "PRESET": "smoke", "SEED": 0}
+    missing = parameters.keys() - pm.inspect_notebook(path).keys()
+    assert not missing, f"parameters cell of {path.name} lacks {', '.join(sorted(missing))}"
+    here = Path.cwd()
+    os.chdir(out)  # a notebook must not care where it is started
+    try:
+        return pm.execute_notebook(
+            path, out / path.name, parameters, kernel_name="python3", progress_bar=False
+        )
+    finally:
+        os.chdir(here)
+
+
+def test_every_notebook_is_tested():
+    assert sorted(LEAVES) == sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", LEAVES)
+def test_notebook(notebook, toys, runs, tmp_path):
+    executed = run(notebook, toys, runs, tmp_path)
+    errors = [
+        output.get("text", "")
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if output.get("name") == "stderr" and "Warning" in output.get("text", "")
+    ]
+    assert not errors, errors
+    folder = runs / "toys" / "smoke" / "seed0"
+    for name in LEAVES[notebook]:
+        scores = json.loads((folder / name / "scores.json").read_text())
+        stage = name[-2:]
+        sets = {"T1": ["task1"], "T2": T2_SETS, "T3": T3_SETS}[stage]
+        assert list(scores["miou"]) == sets
+        assert all(0 <= value <= 100 for value in scores["miou"].values())
+        classes = load_split("cityscapes").stage(stage).seen
+        assert len(scores["confusion"][sets[-1] if stage != "T1" else "task1"]) == classes.stop
+    if notebook == "12_results":
+        tables = {file.name for file in (folder / "tables").iterdir()}
+        assert {"scores.csv", "table2.csv", "table3.csv", "table2.tex", "table3.tex"} <= tables

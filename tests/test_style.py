@@ -1,0 +1,82 @@
+"""The house rules that a machine can check: pre-commit's hooks and the notebooks' form."""
+
+import subprocess
+import sys
+import tomllib
+from pathlib import Path
+
+import nbformat
+import pytest
+import yaml
+from rattler import MatchSpec, Version, VersionSpec
+
+ROOT = Path(__file__).resolve().parent.parent
+NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
+HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+PARAMETERS = ["DATA", "RUNS", "PRESET", "SEED"]
+
+
+@pytest.mark.parametrize("hook", HOOKS, ids=[hook["id"] for hook in HOOKS])
+def test_the_hook_of_pre_commit_finds_nothing(hook):
+    command = [sys.executable, *hook["entry"].split()[1:]]
+    if hook.get("pass_filenames", True):
+        command += map(str, NOTEBOOKS)
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def cells(notebook: Path, tag: str) -> list:
+    content = nbformat.read(notebook, as_version=4)
+    return [cell for cell in content.cells if tag in cell.metadata.get("tags", [])]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_has_the_form_that_the_style_asks_for(notebook):
+    content = nbformat.read(notebook, as_version=4)
+    nbformat.validate(content)
+    assert content.metadata.kernelspec.name == "python3"
+    assert content.cells[0].source.startswith(f"# {notebook.stem[:2]} · ")
+    (parameters,) = cells(notebook, "parameters")
+    assert content.cells.index(parameters) == 1
+    names = [line.split(" = ")[0] for line in parameters.source.splitlines()]
+    assert names == PARAMETERS
+    assert "## What you saw" in content.cells[-1].source
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    lengths = sorted(len(cell.source.splitlines()) for cell in code)
+    assert lengths[len(lengths) // 2] <= 6
+    assert lengths[-1] <= 25
+    words = sum(len(c.source.split()) for c in content.cells if c.cell_type == "markdown")
+    assert words >= 5 * sum(lengths)
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_has_two_or_three_exercises_with_hidden_solutions(notebook):
+    solutions = cells(notebook, "solution")
+    assert 2 <= len(solutions) <= 3
+    assert all(cell.metadata.jupyter.source_hidden for cell in solutions)
+
+
+def test_the_conda_environment_leaves_the_dependency_list_to_pyproject():
+    environment = yaml.safe_load((ROOT / "environment.yml").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    *specs, pip = environment["dependencies"]
+    assert environment["name"] == "cilkit"
+    assert environment["channels"] == ["conda-forge"]
+    python = MatchSpec(specs[0])
+    running = Version(".".join(map(str, sys.version_info[:3])))
+    assert VersionSpec(str(python.version)).matches(running)
+    assert str(python.version) == project["requires-python"]
+    assert [str(MatchSpec(spec)) for spec in specs[1:]] == ["pip"]
+    (editable,) = pip["pip"]
+    extras = editable.removeprefix("-e .[").removesuffix("]").split(",")
+    assert editable.startswith("-e .[") and set(extras) <= set(project["optional-dependencies"])
+
+
+def test_constraints_pin_every_dependency_and_name_no_address():
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    wanted = project["dependencies"] + sum(project["optional-dependencies"].values(), [])
+    lines = (ROOT / "constraints.txt").read_text().splitlines()
+    pinned = {line.split("==")[0] for line in lines}
+    missing = {spec.split(">=")[0] for spec in wanted} - pinned
+    assert not missing, f"run `make constraints`; not pinned: {sorted(missing)}"
+    assert all("==" in line and "//" not in line and "@" not in line for line in lines)
