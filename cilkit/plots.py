@@ -328,19 +328,24 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 5), layout="constrained")
     markers = dict(zip(dict.fromkeys(groups.values()), "osD^vP*X", strict=False))
-    for i, city in enumerate(sorted(colours, key=lambda city: colours[city].mean().item())):
-        colour = colours[city]
-        looks = np.stack([colour.mean(dim=1), colour[:, 0] - colour[:, 2]])  # (2, n)
-        (x, y), (dx, dy) = looks.mean(axis=1), looks.std(axis=1)
+    looks = {
+        city: np.stack([colour.mean(dim=1), colour[:, 0] - colour[:, 2]])  # (2, n)
+        for city, colour in colours.items()
+    }
+    dots = np.array([look.mean(axis=1) for look in looks.values()])  # (cities, 2)
+    for (city, look), dot in zip(looks.items(), dots, strict=True):
+        (x, y), (dx, dy) = dot, look.std(axis=1)
         ax.errorbar(x, y, dy, dx, color="0.85", zorder=1)
         ax.scatter(
-            x, y, s=110, color=colour.mean(dim=0).tolist(), marker=markers[groups[city]],
+            x, y, s=110, color=colours[city].mean(dim=0).tolist(), marker=markers[groups[city]],
             edgecolor="black", zorder=2,
         )  # fmt: skip
-        side = (8, 4, "left") if i % 2 else (-8, -10, "right")  # neighbours write to other sides
+        right, up = ((dots - dot) / np.ptp(dots, axis=0)).T  # to the other dots
+        crowded = np.any((right > 0) & (right < 0.1) & (abs(up) < 0.08))
         ax.annotate(
-            city, (x, y), side[:2], textcoords="offset points", fontsize=8, ha=side[2], zorder=3
-        )
+            city, (x, y), (-8 if crowded else 8, 3), textcoords="offset points", fontsize=8,
+            ha="right" if crowded else "left", zorder=3,
+        )  # fmt: skip
     for group, marker in markers.items():
         ax.scatter([], [], s=60, color="white", marker=marker, edgecolor="black", label=group)
     ax.set(xlabel="brightness", ylabel="warmth (red minus blue)")

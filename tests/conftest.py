@@ -25,10 +25,10 @@ SIZE = (32, 64)  # height and width of the tiny images
 
 @pytest.fixture
 def tiny() -> TrainConfig:
-    """Two steps on four tiny images; float32, so that it computes the same on every machine."""
+    """One step on four tiny images; float32, so that it computes the same on every machine."""
     return replace(
         PRESETS["smoke"],
-        batch=2,
+        batch=4,
         height=32,
         augmentation=Augmentation(crop=(16, 32)),
         precision="32-true",

@@ -128,6 +128,11 @@ def test_test_labels_keep_the_size_of_their_file(scenes):
     assert image.shape == (3, 16, 32) and labels.shape == (32, 64)
 
 
+def test_test_labels_have_the_size_of_the_image_where_that_is_wanted(scenes):
+    image, labels = scenes.test_set("T1", height=16, native_labels=False)[0]
+    assert image.shape == (3, 16, 32) and labels.shape == (16, 32)
+
+
 @pytest.mark.parametrize(
     ("size", "height", "wanted"),
     [

@@ -3,6 +3,7 @@ import pickle
 import pytest
 import torch
 from torch import nn
+from torch.nn import functional as F
 
 from cilkit.erfnet import Decoder, Encoder, ERFNet, add_classes, add_decoder, load_weights
 
@@ -90,6 +91,53 @@ def test_features_have_an_eighth_of_the_resolution_and_logits_all_of_it(network,
 def test_the_network_of_these_tests_reacts_to_its_input(network, images):
     logits = network(images)
     assert logits.std(dim=(0, 2, 3)).min() > 0.01
+
+
+def reference(state: dict[str, torch.Tensor], images: torch.Tensor) -> torch.Tensor:
+    """ERFNet in evaluation mode, written down once more from its paper, layer by layer."""
+
+    def conv(x, name, **settings):
+        return F.conv2d(x, state[f"{name}.weight"], state[f"{name}.bias"], **settings)
+
+    def norm(x, name):
+        mean, variance, weight, bias = (
+            state[f"{name}.{part}"][:, None, None]
+            for part in ("running_mean", "running_var", "weight", "bias")
+        )
+        return weight * (x - mean) / (variance + 1e-3).sqrt() + bias
+
+    def down(x, name):
+        both = [conv(x, f"{name}.conv", stride=2, padding=1), F.max_pool2d(x, 2, stride=2)]
+        return norm(torch.cat(both, dim=1), f"{name}.bn").relu()
+
+    def block(x, name, d=1):
+        y = conv(x, f"{name}.conv3x1_1", padding=(1, 0)).relu()
+        y = norm(conv(y, f"{name}.conv1x3_1", padding=(0, 1)), f"{name}.bn1").relu()
+        y = conv(y, f"{name}.conv3x1_2", padding=(d, 0), dilation=(d, 1)).relu()
+        y = norm(conv(y, f"{name}.conv1x3_2", padding=(0, d), dilation=(1, d)), f"{name}.bn2")
+        return (y + x).relu()
+
+    def up(x, name):
+        weight, bias = state[f"{name}.conv.weight"], state[f"{name}.conv.bias"]
+        y = F.conv_transpose2d(x, weight, bias, stride=2, padding=1, output_padding=1)
+        return norm(y, f"{name}.bn").relu()
+
+    x = down(down(images, "encoder.initial_block"), "encoder.layers.0")
+    for k in range(1, 6):
+        x = block(x, f"encoder.layers.{k}")
+    x = down(x, "encoder.layers.6")
+    for k, d in enumerate((2, 4, 8, 16, 2, 4, 8, 16), start=7):
+        x = block(x, f"encoder.layers.{k}", d)
+    for k in (0, 3):
+        x = up(x, f"decoder.layers.{k}")
+        x = block(block(x, f"decoder.layers.{k + 1}"), f"decoder.layers.{k + 2}")
+    last = "decoder.output_conv"
+    return F.conv_transpose2d(x, state[f"{last}.weight"], state[f"{last}.bias"], stride=2)
+
+
+def test_the_forward_pass_is_that_of_the_reference_architecture(network, images):
+    network, images = network.double(), images.double()
+    torch.testing.assert_close(network(images), reference(network.state_dict(), images))
 
 
 def test_several_decoders_are_concatenated_oldest_first(images, make_network):

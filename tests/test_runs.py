@@ -1,0 +1,290 @@
+import json
+import math
+import shutil
+
+import pandas as pd
+import pytest
+import torch
+
+from cilkit import runs
+from cilkit.classes import Stage, load_split
+from cilkit.metrics import MeanIoU
+from cilkit.runs import FILES, Run, run_name, set_aside
+
+SPLIT = load_split()
+HISTORY = pd.DataFrame({"epoch": [1, 2], "learning_rate": [2e-3, 1e-3], "ce": [1.5, 0.1 + 0.2]})
+
+
+@pytest.fixture(scope="module")
+def network(make_network):
+    return make_network(5)
+
+
+@pytest.fixture
+def config():
+    return {
+        "data": "toyscapes",
+        "preset": "smoke",
+        "seed": 0,
+        "method": "T1",
+        "stage": "T1",
+        "train": {"normalise": False, "learning_rate": 5e-4},
+    }
+
+
+@pytest.fixture
+def scores():
+    """IoU of road 3 / (3 + 1 + 2), of sidewalk 4 / 7; vegetation never seen; no pixel of task2."""
+    scores = MeanIoU({"task1": slice(0, 3), "task2": slice(5, 7)})
+    scores.counts["task1"][:2, :2] = torch.tensor([[3, 1], [2, 4]])
+    return scores
+
+
+@pytest.fixture
+def save(network, config, scores):
+    """save(folder, ...) writes a run; what is given replaces a field of its config."""
+
+    def save(folder, network=network, history=HISTORY, **changes) -> Run:
+        return runs.save(folder, network, config | changes, history, scores, SPLIT)
+
+    return save
+
+
+def left_over(folder) -> list[str]:
+    return sorted(path.name for path in folder.iterdir())
+
+
+# there and back
+
+
+def test_a_reloaded_network_gives_the_same_logits(save, network, tmp_path):
+    save(tmp_path / "T1")
+    images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    again = runs.load(tmp_path / "T1").network()
+    assert not again.training
+    with torch.no_grad():
+        logits = network(images)
+        assert again(images).equal(logits) and logits.std() > 0.01
+    assert all(again.state_dict()[key].equal(value) for key, value in network.state_dict().items())
+
+
+def test_a_network_of_several_decoders_comes_back_whole(save, make_network, tmp_path):
+    network = make_network(5, 6, 8, normalise=True)
+    run = save(tmp_path / "FT_T3", network, train={"normalise": True})
+    again = run.network()
+    assert [decoder.num_classes for decoder in again.decoders] == [5, 6, 8]
+    images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        assert again(images).equal(network(images))
+
+
+def test_a_network_in_another_memory_format_is_saved_too(save, make_network, tmp_path):
+    network = make_network(5).to(memory_format=torch.channels_last)
+    again = save(tmp_path / "T1", network).network()
+    assert all(again.state_dict()[key].equal(value) for key, value in network.state_dict().items())
+
+
+def test_config_and_history_come_back_as_they_were(save, config, tmp_path):
+    saved = save(tmp_path / "T1")
+    for run in (saved, runs.load(tmp_path / "T1")):
+        assert run.folder == tmp_path / "T1"
+        assert run.config == config | {"decoders": [5]}
+        pd.testing.assert_frame_equal(run.history, HISTORY, check_exact=True)
+
+
+def test_scores_come_back_with_the_names_of_the_classes(save, scores, tmp_path):
+    save(tmp_path / "T1")
+    run = runs.load(tmp_path / "T1")
+    assert list(run.miou.index) == ["task1", "task2"]
+    assert run.miou["task1"] == scores.miou("task1") == 100 * (3 / 6 + 4 / 7) / 2
+    assert math.isnan(run.miou["task2"])
+    iou = run.iou("task1")
+    assert list(iou.index) == ["road", "sidewalk", "vegetation"]
+    assert iou["road"] == 50 and iou["sidewalk"] == pytest.approx(400 / 7)
+    assert math.isnan(iou["vegetation"])
+    assert run.miou.name == iou.name == "T1"
+
+
+def test_the_confusion_matrix_has_labels_in_rows(save, tmp_path):
+    confusion = save(tmp_path / "T1").confusion("task1")
+    assert confusion.loc["road", "sidewalk"] == 1  # labelled road, predicted sidewalk
+    assert confusion.loc["sidewalk", "road"] == 2
+    assert confusion.to_numpy().tolist() == [[3, 1, 0], [2, 4, 0], [0, 0, 0]]
+
+
+def test_saved_scores_are_strict_json(save, tmp_path):
+    save(tmp_path / "T1")
+
+    def refuse(constant):
+        raise AssertionError(f"{constant} is not JSON")
+
+    text = (tmp_path / "T1" / "scores.json").read_text()
+    content = json.loads(text, parse_constant=refuse)
+    assert content["miou"]["task2"] is None and content["iou"]["task1"]["vegetation"] is None
+
+
+def test_the_digest_is_of_the_weights(save, make_network, tmp_path):
+    one = save(tmp_path / "a")
+    same = save(tmp_path / "b", seed=7)
+    other = save(tmp_path / "c", make_network(5, seed=1))
+    assert one.digest() == same.digest() == runs.load(tmp_path / "a").digest()
+    assert other.digest() != one.digest()
+    assert len(one.digest()) == 16
+
+
+# names
+
+
+def stage(name: str, number: int) -> Stage:
+    return Stage(name, number, slice(0, 5), slice(5, 11), ())
+
+
+@pytest.mark.parametrize(
+    ("method", "name"),
+    [
+        ("CIL", "CIL_T2"),
+        ("CIL (w/o weights)", "CIL_wo_weights_T2"),
+        ("SS", "SS_T2"),
+        ("my method, take 2!", "my_method_take_2_T2"),
+        ("../../etc", "etc_T2"),
+    ],
+)
+def test_a_run_folder_is_named_after_method_and_stage(method, name):
+    assert run_name(stage("T2", 2), method) == name
+
+
+def test_the_first_stage_is_shared_by_all_methods():
+    assert run_name(stage("T1", 1), "CIL") == run_name(stage("T1", 1), "T1") == "T1"
+
+
+# whole or not at all
+
+
+@pytest.mark.parametrize("file", FILES)
+def test_a_half_written_folder_is_not_a_run(save, tmp_path, file):
+    run = save(tmp_path / "T1")
+    assert runs.is_finished(run.folder) and len(runs.find(tmp_path)) == 1
+    (run.folder / file).unlink()
+    assert not runs.is_finished(run.folder)
+    assert runs.find(tmp_path) == []
+    with pytest.raises(FileNotFoundError, match=f"is not a finished run, it lacks {file}; move"):
+        runs.load(run.folder)
+
+
+def test_a_run_is_four_files_and_leaves_nothing_beside_it(save, tmp_path):
+    save(tmp_path / "deep" / "down" / "T1")
+    assert left_over(tmp_path / "deep" / "down") == ["T1"]
+    assert left_over(tmp_path / "deep" / "down" / "T1") == sorted(FILES)
+
+
+@pytest.mark.parametrize("which", ["history", "scores"])
+def test_saving_that_fails_half_way_leaves_nothing(save, tmp_path, monkeypatch, which):
+    def fail(*_, **__):
+        raise OSError("disk full")
+
+    if which == "history":
+        monkeypatch.setattr(pd.DataFrame, "to_csv", fail)
+    else:
+        monkeypatch.setattr(MeanIoU, "miou", fail)
+    with pytest.raises(OSError, match="disk full"):
+        save(tmp_path / "T1")
+    assert left_over(tmp_path) == []
+    monkeypatch.undo()
+    assert runs.is_finished(save(tmp_path / "T1").folder)
+
+
+def test_a_run_that_was_finished_meanwhile_stays(save, make_network, tmp_path):
+    first = save(tmp_path / "T1", seed=1)
+    second = save(tmp_path / "T1", make_network(5, seed=1), seed=2)
+    assert second.config["seed"] == 1
+    assert second.digest() == first.digest()
+    assert left_over(tmp_path) == ["T1"]
+
+
+def test_a_half_written_folder_in_the_way_does_not_cost_the_new_run(save, tmp_path):
+    (save(tmp_path / "T1", seed=1).folder / "weights.safetensors").unlink()
+    assert save(tmp_path / "T1", seed=2).config["seed"] == 2
+    assert runs.is_finished(tmp_path / "T1")
+
+
+def test_others_may_read_a_run(save, tmp_path):
+    beside = tmp_path / "beside"
+    beside.mkdir()  # with the permissions that this user gives to every folder
+    assert save(tmp_path / "T1").folder.stat().st_mode == beside.stat().st_mode
+
+
+# finding
+
+
+def test_find_skips_what_was_set_aside_and_what_is_unfinished(save, tmp_path):
+    save(tmp_path / "toyscapes" / "quick" / "seed0" / "T1")
+    save(tmp_path / "toyscapes" / "quick" / "seed1" / "T1", seed=1)
+    set_aside(save(tmp_path / "toyscapes" / "quick" / "seed0" / "CIL_T2", method="CIL"))
+    save(tmp_path / "toyscapes" / "quick" / "seed0" / ".T1-writing")
+    (save(tmp_path / "toyscapes" / "quick" / "seed2" / "T1").folder / "config.json").unlink()
+    found = [
+        run.folder.relative_to(tmp_path / "toyscapes" / "quick") for run in runs.find(tmp_path)
+    ]
+    assert [str(folder) for folder in found] == ["seed0/T1", "seed1/T1"]
+
+
+def test_find_also_works_inside_hidden_folders_and_in_none(save, tmp_path):
+    save(tmp_path / ".cache" / "superseded" / "T1")
+    assert len(runs.find(tmp_path / ".cache" / "superseded")) == 1
+    assert runs.find(tmp_path / "nowhere") == []
+
+
+def test_set_aside_moves_a_run_out_of_sight_and_loses_nothing(save, tmp_path):
+    moved = []
+    for seed in (1, 2):
+        moved.append(set_aside(save(tmp_path / "T1", seed=seed)))
+        assert not (tmp_path / "T1").exists()
+    assert moved == [tmp_path / "superseded" / "T1-1", tmp_path / "superseded" / "T1-2"]
+    assert [runs.load(folder).config["seed"] for folder in moved] == [1, 2]
+
+
+def test_a_missing_run_is_answered_with_those_there_are(save, tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"no run 'T1' in .* \(found: none\); the notebook"):
+        runs.load(tmp_path / "T1")
+    save(tmp_path / "CIL_T2")
+    save(tmp_path / "T1")
+    with pytest.raises(FileNotFoundError, match=r"no run 'FT_T2' in .* \(found: CIL_T2, T1\)"):
+        runs.load(tmp_path / "FT_T2")
+
+
+# all scores
+
+
+def test_scores_are_one_row_for_each_run_and_task(save, tmp_path):
+    save(tmp_path / "toyscapes" / "smoke" / "seed0" / "T1")
+    save(tmp_path / "toyscapes" / "smoke" / "seed3" / "CIL_T2", seed=3, method="CIL", stage="T2")
+    table = runs.scores(tmp_path)
+    assert list(table) == ["data", "preset", "seed", "method", "stage", "task", "miou"]
+    assert table.drop(columns="miou").values.tolist() == [
+        ["toyscapes", "smoke", 0, "T1", "T1", "task1"],
+        ["toyscapes", "smoke", 0, "T1", "T1", "task2"],
+        ["toyscapes", "smoke", 3, "CIL", "T2", "task1"],
+        ["toyscapes", "smoke", 3, "CIL", "T2", "task2"],
+    ]
+    miou = 100 * (3 / 6 + 4 / 7) / 2
+    assert table["miou"].tolist() == pytest.approx([miou, math.nan] * 2, nan_ok=True)
+    assert table["miou"].dtype == float
+
+
+def test_scores_of_no_run_are_an_empty_table_with_the_same_columns(tmp_path):
+    table = runs.scores(tmp_path)
+    assert len(table) == 0
+    assert list(table) == ["data", "preset", "seed", "method", "stage", "task", "miou"]
+
+
+def test_scores_can_be_read_without_the_weights_being_loaded(save, tmp_path, monkeypatch):
+    save(tmp_path / "T1")
+    monkeypatch.setattr(runs, "load_file", lambda _: pytest.fail("weights were loaded"))
+    assert len(runs.scores(tmp_path)) == 2
+
+
+def test_a_run_can_be_moved_with_its_folder(save, network, tmp_path):
+    save(tmp_path / "runs" / "T1")
+    shutil.move(tmp_path / "runs", tmp_path / "archive")
+    run = runs.load(tmp_path / "archive" / "T1")
+    assert run.network().num_classes == 5 and len(runs.scores(tmp_path / "archive")) == 2

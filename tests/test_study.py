@@ -1,0 +1,514 @@
+import importlib.util
+import json
+import shutil
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+
+from cilkit import runs, study
+from cilkit.classes import ROOT, belongs, restrict
+from cilkit.erfnet import ERFNet
+from cilkit.losses import cross_entropy, masked_distillation
+from cilkit.methods import METHODS, Method
+from cilkit.study import Study, code_version
+from cilkit.train import evaluate
+from cilkit.transforms import Augmentation
+
+
+def my_loss(step):
+    """A method of this file: labels where there are any, the teacher elsewhere."""
+    log_y = step.logits.log_softmax(dim=1)
+    return {
+        "ce": cross_entropy(log_y[:, step.new], restrict(step.labels, step.new)),
+        "kd": masked_distillation(
+            log_y[:, step.old], step.teacher, ~belongs(step.labels, step.new)
+        ),
+    }
+
+
+MINE = Method("mine", equation=9, loss=my_loss)
+
+
+@pytest.fixture
+def open_study(scenes, tmp_path, tiny):
+    """open_study(...) opens the tiny study; what is given replaces a field of its configuration."""
+
+    def open_study(data=scenes.root, seed=0, folder=tmp_path / "runs", **changes) -> Study:
+        settings = {name: getattr(tiny, name) for name in ("batch", "height", "augmentation")}
+        settings |= {"precision": tiny.precision} | changes
+        return Study(data, folder, "smoke", seed, **settings)
+
+    return open_study
+
+
+@pytest.fixture
+def trained(monkeypatch):
+    """The names of the trainings, in order; they hand back random networks at once."""
+    names = []
+
+    def network(seed, *classes):
+        with torch.random.fork_rng():
+            torch.manual_seed(100 * seed + len(names))  # each training gives other weights
+            return ERFNet(*classes).eval()
+
+    history = pd.DataFrame({"epoch": [1], "ce": [1.0]})
+
+    def fit(images, config, seed=0, name="T1"):
+        names.append(name)
+        return network(seed, images.visible.stop), history
+
+    def fit_stage(method, images, stage, teacher, config, seed=0):
+        names.append(f"{method.name} {stage.name}")
+        assert teacher.num_classes == stage.old.stop
+        old = [decoder.num_classes for decoder in teacher.decoders]
+        new = stage.new.stop - stage.new.start
+        classes = [*old, new] if method.second_decoder else [stage.new.stop]
+        return network(seed, *classes), history
+
+    monkeypatch.setattr(study, "fit", fit)
+    monkeypatch.setattr(study, "fit_stage", fit_stage)
+    return names
+
+
+# trained once, loaded ever after
+
+
+def test_a_run_is_trained_once_and_then_loaded(open_study, trained):
+    first = open_study().run("T1")
+    again = open_study().run("T1")
+    assert trained == ["T1"]
+    assert again.digest() == first.digest() and again.scores == first.scores
+
+
+def test_a_run_lies_in_a_folder_by_data_preset_and_seed(open_study, trained, tmp_path):
+    one = open_study()
+    assert one.run("T1").folder == tmp_path / "runs" / "tinyscapes" / "smoke" / "seed0" / "T1"
+    other = open_study(seed=3)
+    assert other.run("T2", "CIL").folder == other.folder / "CIL_T2"
+    assert other.folder == tmp_path / "runs" / "tinyscapes" / "smoke" / "seed3"
+    assert trained == ["T1", "T1", "CIL T2"]  # another seed has a first stage of its own
+
+
+def test_all_methods_share_the_first_stage(open_study, trained):
+    one = open_study()
+    for method in METHODS:
+        one.run("T2", method)
+    assert trained == ["T1"] + [f"{method} T2" for method in METHODS]
+    assert one.run("T1", "FT").digest() == one.run("T1").digest()
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_the_teacher_of_a_stage_is_the_same_methods_model_of_the_stage_before(
+    open_study, trained, method
+):
+    one = open_study()
+    last = one.run("T3", method)
+    assert trained == ["T1", f"{method} T2", f"{method} T3"]
+    assert last.config["teacher"] == one.run("T2", method).digest()
+    assert one.run("T2", method).config["teacher"] == one.run("T1").digest()
+    assert one.run("T1").config["teacher"] is None
+    assert last.config["decoders"] == ([5, 6, 8] if METHODS[method].second_decoder else [19])
+    assert len(trained) == 3
+
+
+def test_fit_stage_gets_the_saved_teacher_and_the_new_labels(open_study, trained, monkeypatch):
+    given = {}
+    fake = study.fit_stage
+
+    def fit_stage(method, images, stage, teacher, config, seed=0):
+        given.update(images=images, teacher=teacher, config=config, seed=seed)
+        return fake(method, images, stage, teacher, config, seed)
+
+    monkeypatch.setattr(study, "fit_stage", fit_stage)
+    one = open_study(seed=5)
+    one.run("T2", "CIL")
+    wanted = one.run("T1").network().state_dict()
+    assert all(given["teacher"].state_dict()[key].equal(value) for key, value in wanted.items())
+    assert given["images"].visible == slice(5, 11) and given["images"].height == 32
+    assert (given["config"], given["seed"]) == (one.config, 5)
+
+
+def test_ss_is_trained_on_everything_up_to_its_stage_without_a_teacher(
+    open_study, trained, monkeypatch
+):
+    seen = {}
+    fake = study.fit
+
+    def fit(images, config, seed=0, name="T1"):
+        seen[name] = (images.visible, len(images))
+        return fake(images, config, seed, name)
+
+    monkeypatch.setattr(study, "fit", fit)
+    one = open_study()
+    run = one.run("T2")
+    assert run.folder.name == "SS_T2" and run.config["method"] == "SS"
+    assert run.config["teacher"] is None and trained == ["SS_T2"]
+    assert one.run("T3", "SS").folder.name == "SS_T3"
+    assert one.run("T1", "SS").folder.name == "T1"
+    assert seen == {
+        "SS_T2": (slice(0, 11), 11),
+        "SS_T3": (slice(0, 19), 17),
+        "T1": (slice(0, 5), 4),
+    }
+
+
+def test_a_run_is_scored_on_the_class_sets_of_its_stage(open_study, trained):
+    one = open_study()
+    assert list(one.run("T1").miou.index) == ["task1"]
+    assert list(one.run("T2", "CIL").miou.index) == ["task1", "task2", "task12"]
+    tasks = ["task1", "task2", "task12", "task3", "task123"]
+    assert list(one.run("T3", "CIL").miou.index) == list(one.run("T3").miou.index) == tasks
+
+
+def test_all_runs_of_a_study_appear_in_the_table_of_scores(open_study, trained, tmp_path):
+    one = open_study()
+    one.run("T2", "FT")
+    table = runs.scores(tmp_path / "runs")
+    assert set(table["data"]) == {"tinyscapes"} and set(table["preset"]) == {"smoke"}
+    assert table[["method", "stage", "task"]].values.tolist() == [
+        ["FT", "T2", "task1"],
+        ["FT", "T2", "task2"],
+        ["FT", "T2", "task12"],
+        ["T1", "T1", "task1"],
+    ]
+
+
+def test_a_run_exists_once_it_is_finished(open_study, trained):
+    one = open_study()
+    assert not one.exists("T1") and not one.exists("T2", "CIL")
+    run = one.run("T1")
+    assert one.exists("T1") and one.exists("T1", "CIL") and not one.exists("T2", "CIL")
+    (run.folder / "scores.json").unlink()
+    assert not one.exists("T1")
+
+
+def test_a_run_records_where_it_was_trained_and_matches_elsewhere_too(open_study, trained):
+    run = open_study().run("T1")
+    environment = run.config["environment"]
+    assert environment["torch"] == torch.__version__ and environment["precision"] == "32-true"
+    config = run.config | {"environment": environment | {"torch": "2.11.0", "machine": "other"}}
+    (run.folder / "config.json").write_text(json.dumps(config))
+    open_study().run("T1")
+    assert trained == ["T1"]
+
+
+# what does not match is set aside
+
+
+def assert_trained_again(run, differing: str, printed: str) -> None:
+    name = run.folder.name
+    moved = run.folder.parent / "superseded" / f"{name}-1"
+    assert f"{name} was trained with other {differing}: training again." in printed
+    assert f"The old run lies in {moved}." in printed
+    assert runs.load(moved).digest() != run.digest()
+
+
+@pytest.mark.parametrize(
+    ("changes", "differing"),
+    [
+        ({"epochs": 2}, "epochs"),
+        ({"learning_rate": 1e-3, "normalise": True}, "learning_rate, normalise"),
+        ({"augmentation": Augmentation(crop=(16, 32), flip=0.5)}, "augmentation"),
+    ],
+)
+def test_another_configuration_is_named_and_trained_again(
+    open_study, trained, capsys, changes, differing
+):
+    open_study().run("T1")
+    run = open_study(**changes).run("T1")
+    assert trained == ["T1", "T1"]
+    assert_trained_again(run, differing, capsys.readouterr().out)
+    open_study(**changes).run("T1")
+    assert len(trained) == 2  # the new run matches
+    assert capsys.readouterr().out == ""
+
+
+def test_changed_files_are_noticed(open_study, trained, capsys, folder):
+    open_study(folder).run("T1")
+    label = next((folder / "gtFine" / "val" / "lindau").iterdir())
+    label.write_bytes(label.read_bytes() + b"more")
+    assert_trained_again(open_study(folder).run("T1"), "files", capsys.readouterr().out)
+
+
+def test_a_changed_split_is_noticed(open_study, trained, capsys, folder):
+    open_study(folder).run("T1")
+    text = (ROOT / "data" / "splits" / "cityscapes.toml").read_text()
+    (folder / "split.toml").write_text(text.replace("[128, 64, 128]", "[0, 64, 128]"))
+    assert_trained_again(open_study(folder).run("T1"), "split", capsys.readouterr().out)
+
+
+def test_a_run_copied_from_another_seed_is_noticed(open_study, trained, capsys):
+    zero, one = open_study(seed=0), open_study(seed=1)
+    zero.run("T1")
+    shutil.copytree(zero.folder, one.folder)
+    assert_trained_again(one.run("T1"), "seed", capsys.readouterr().out)
+    assert trained == ["T1", "T1"]
+
+
+def test_a_student_of_another_teacher_is_trained_again(open_study, trained, capsys):
+    one = open_study()
+    one.run("T3", "CIL")
+    runs.set_aside(one.run("T1"))
+    run = one.run("T2", "CIL")
+    assert trained == ["T1", "CIL T2", "CIL T3", "T1", "CIL T2"]
+    assert_trained_again(run, "teacher", capsys.readouterr().out)
+    assert_trained_again(one.run("T3", "CIL"), "teacher", capsys.readouterr().out)
+
+
+def test_changed_code_is_noticed(open_study, trained, capsys, monkeypatch):
+    open_study().run("T1")
+    monkeypatch.setattr(study, "code_version", lambda method: "another")
+    assert_trained_again(open_study().run("T1"), "code", capsys.readouterr().out)
+
+
+def test_a_method_rewritten_under_its_name_is_trained_again(open_study, trained, capsys):
+    one = open_study()
+    one.run("T2", MINE)
+
+    def other_loss(step):
+        return my_loss(step) | {"more": step.logits.mean()}
+
+    run = one.run("T2", replace(MINE, loss=other_loss))
+    assert trained == ["T1", "mine T2", "mine T2"]
+    assert_trained_again(run, "code", capsys.readouterr().out)
+
+
+def test_a_half_written_run_is_trained_again_and_saved(open_study, trained):
+    one = open_study()
+    (one.run("T1").folder / "weights.safetensors").unlink()
+    run = one.run("T1")
+    assert trained == ["T1", "T1"] and runs.is_finished(run.folder)
+
+
+def test_a_training_that_stops_leaves_no_run(open_study, trained, monkeypatch):
+    def stop(*_):
+        raise KeyboardInterrupt
+
+    one = open_study()
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "fit", stop)
+        with pytest.raises(KeyboardInterrupt):
+            one.run("T1")
+    assert not one.exists("T1")
+    one.run("T1")
+    assert trained == ["T1"]
+
+
+# the version of the code
+
+
+def load_method(file: Path, source: str) -> Method:
+    file.write_text(source)
+    spec = importlib.util.spec_from_file_location(file.stem, file)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module.MINE
+
+
+SOURCE = '''
+from cilkit.methods import Method
+
+def loss(step):
+    """What it does."""
+    total = step.logits.sum()  # why
+    return {"ce": 2 * total}
+
+MINE = Method("mine", 1, loss)
+'''
+
+
+def test_comments_docstrings_and_layout_of_a_method_are_free(tmp_path):
+    version = code_version(load_method(tmp_path / "a.py", SOURCE))
+    prose = SOURCE.replace("What it does.", "Said better.").replace("  # why", "")
+    layout = SOURCE.replace("2 * total}", "2\n    * total,\n    }").replace("def", "\n\n\ndef")
+    plain = SOURCE.replace('    """What it does."""\n', "")
+    for k, source in enumerate((prose, layout, plain)):
+        assert source != SOURCE
+        assert code_version(load_method(tmp_path / f"b{k}.py", source)) == version
+
+
+def test_what_a_method_computes_and_what_it_is_decide_its_version(tmp_path):
+    mine = load_method(tmp_path / "a.py", SOURCE)
+    versions = {code_version(mine), code_version(None)}
+    versions.add(code_version(load_method(tmp_path / "b.py", SOURCE.replace("2 * t", "3 * t"))))
+    versions |= {code_version(replace(mine, **{field: True})) for field in ("second_decoder",)}
+    versions |= {code_version(replace(mine, teacher=False)), code_version(replace(mine, name="x"))}
+    versions |= {code_version(method) for method in METHODS.values()}
+    assert len(versions) == 6 + len(METHODS)
+
+
+def test_the_two_forms_of_cil_differ_by_their_argument_alone():
+    assert METHODS["CIL"].loss.func is METHODS["CIL (w/o weights)"].loss.func
+    one = replace(METHODS["CIL"], name="same")
+    other = replace(METHODS["CIL (w/o weights)"], name="same")
+    assert code_version(one) != code_version(other)
+
+
+@pytest.mark.parametrize("module", study.SHARED_CODE)
+def test_code_of_the_package_counts_and_its_prose_does_not(tmp_path, monkeypatch, module):
+    package = tmp_path / "cilkit"
+    shutil.copytree(Path(study.__file__).parent, package)
+    before = code_version(None)
+    monkeypatch.setattr(study, "__file__", str(package / "study.py"))
+    assert code_version(None) == before
+    file = package / f"{module}.py"
+    source = file.read_text()
+    first, rest = source.split('"""', 2)[1:]
+    file.write_text(f'"""{first} And more."""\n# a comment\n{rest}\n\n# the end\n')
+    assert code_version(None) == before
+    file.write_text(f"{source}\nNEW = 1\n")
+    assert code_version(None) != before
+
+
+def test_modules_that_decide_no_outcome_do_not_count(tmp_path, monkeypatch):
+    package = tmp_path / "cilkit"
+    shutil.copytree(Path(study.__file__).parent, package)
+    before = code_version(METHODS["CIL"])
+    monkeypatch.setattr(study, "__file__", str(package / "study.py"))
+    for name in ("runs", "tables", "study"):
+        (package / f"{name}.py").write_text("")
+    assert code_version(METHODS["CIL"]) == before
+
+
+def test_a_method_with_a_function_written_on_the_spot_has_a_version():
+    method = Method(
+        "mine", equation=1, loss=lambda step: {"ce": step.logits.sum()}, teacher=False
+    )  # fmt: skip
+    other = Method(
+        "mine", equation=1, loss=lambda step: {"ce": step.logits.mean()}, teacher=False
+    )  # fmt: skip
+    assert code_version(method) == code_version(method) != code_version(other)
+
+
+def scaled(factor: float) -> Method:
+    def loss(step):
+        return {"ce": factor * step.logits.sum()}
+
+    return Method("scaled", equation=1, loss=loss)
+
+
+def test_a_value_that_a_loss_closes_over_belongs_to_its_version():
+    assert code_version(scaled(1.0)) == code_version(scaled(1.0))
+    assert code_version(scaled(1.0)) != code_version(scaled(2.0))
+
+
+def masked(step, mask) -> dict:
+    return {"kd": masked_distillation(step.logits.log_softmax(1), step.teacher, mask(step))}
+
+
+def everywhere(step):
+    return ~belongs(step.labels, slice(0, 0))
+
+
+def test_a_function_may_be_an_argument_of_a_loss():
+    one = code_version(Method("mine", 7, partial(masked, mask=everywhere)))
+    assert one == code_version(Method("mine", 7, partial(masked, mask=everywhere)))
+
+
+HELPED = """
+from cilkit.methods import Method
+
+def factor():
+    return 2
+
+def loss(step):
+    return {"ce": factor() * step.logits.sum()}
+
+MINE = Method("mine", 1, loss)
+"""
+
+
+def test_a_function_that_a_loss_calls_belongs_to_its_version(tmp_path):
+    one = code_version(load_method(tmp_path / "a.py", HELPED))
+    assert one == code_version(load_method(tmp_path / "b.py", HELPED))
+    assert one != code_version(
+        load_method(tmp_path / "c.py", HELPED.replace("return 2", "return 3"))
+    )
+
+
+# the real thing
+
+
+def test_a_method_written_by_hand_is_trained_saved_and_loaded(open_study):
+    one = open_study()
+    run = one.run("T2", MINE)
+    assert run.folder.name == "mine_T2" and run.config["method"] == "mine"
+    assert list(run.history) == ["epoch", "learning_rate", "ce", "kd", "seconds"]
+    assert run.network().num_classes == 11
+    changed = run.folder.stat().st_mtime_ns
+    again = one.run("T2", MINE)
+    assert again.digest() == run.digest()
+    assert again.folder.stat().st_mtime_ns == changed
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+@pytest.mark.parametrize("method", ["FT", "CIL"])
+def test_a_reloaded_run_scores_exactly_what_it_scored_in_training(open_study, precision, method):
+    one = open_study(precision=precision)
+    run = one.run("T2", method)
+    loaded = runs.load(run.folder)
+    stage = one.stage("T2")
+    scores = evaluate(
+        loaded.network(), one.data.test_set("T2", 32), one.split.class_sets(stage), one.config
+    )
+    for name in ("task1", "task2", "task12"):
+        assert scores.counts[name].tolist() == loaded.scores["confusion"][name]
+        assert scores.miou(name) == loaded.miou[name]
+
+
+def test_the_same_study_in_another_folder_gives_the_same_run(open_study, tmp_path):
+    here = open_study().run("T2", "CIL")
+    there = open_study(folder=tmp_path / "elsewhere").run("T2", "CIL")
+    assert here.digest() == there.digest() and here.scores == there.scores
+
+
+# what cannot be
+
+
+def test_relative_folders_start_at_the_project(scenes, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    one = Study(scenes.root, "data/runs", "smoke")
+    assert one.folder == ROOT / "data" / "runs" / "tinyscapes" / "smoke" / "seed0"
+    assert not (tmp_path / "data").exists()
+
+
+@pytest.mark.parametrize("seed", [-1, 1.5, "0", True, None])
+def test_a_seed_is_a_whole_number_from_0(scenes, tmp_path, seed):
+    with pytest.raises(ValueError, match="SEED is .*; wanted a whole number from 0"):
+        Study(scenes.root, tmp_path, "smoke", seed)
+
+
+def test_an_unknown_preset_is_answered_before_the_data_is_looked_for(tmp_path):
+    with pytest.raises(ValueError, match=r"unknown preset 'smok' \(did you mean 'smoke'\?\)"):
+        Study(tmp_path / "no data", tmp_path, "smok")
+
+
+def test_a_setting_the_configuration_does_not_have_is_refused(scenes, tmp_path):
+    with pytest.raises(TypeError, match="epoch"):
+        Study(scenes.root, tmp_path, "smoke", epoch=3)
+    with pytest.raises(ValueError, match="epochs is 0"):
+        Study(scenes.root, tmp_path, "smoke", epochs=0)
+
+
+def test_missing_data_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match="no data folder .*nowhere"):
+        Study(tmp_path / "nowhere", tmp_path, "smoke")
+
+
+@pytest.mark.parametrize("stage", ["T1", "T2"])
+def test_an_unknown_method_is_refused_in_every_stage(open_study, trained, stage):
+    with pytest.raises(ValueError, match=r"unknown method 'CLI' \(did you mean 'CIL'\?\)"):
+        open_study().run(stage, "CLI")
+    assert trained == []
+
+
+def test_an_unknown_stage_is_refused(open_study, trained):
+    with pytest.raises(ValueError, match="unknown stage 'T4'; choose one of: T1, T2, T3"):
+        open_study().run("T4", "CIL")
+    with pytest.raises(ValueError, match="unknown stage 'T4'"):
+        open_study().exists("T4")
+    assert trained == []

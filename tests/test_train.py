@@ -1,0 +1,489 @@
+import random
+from dataclasses import replace
+
+import numpy as np
+import pytest
+import torch
+from lightning_fabric import Fabric
+
+from cilkit.classes import VOID
+from cilkit.datasets import LabelledImages, open_data
+from cilkit.losses import cross_entropy
+from cilkit.methods import METHODS, Method
+from cilkit.metrics import MeanIoU
+from cilkit.train import (
+    PRESETS,
+    TrainConfig,
+    _set_learning_rate,
+    evaluate,
+    fit,
+    fit_stage,
+    get_config,
+    make_fabric,
+    predict,
+    used_precision,
+)
+from cilkit.transforms import Augmentation
+
+
+@pytest.fixture
+def teacher(make_network):
+    """A model of stage T1."""
+    return make_network(5)
+
+
+@pytest.fixture
+def fit_t2(scenes, teacher, tiny):
+    """fit_t2(method, ...) trains in stage T2 after `teacher`."""
+
+    def train(method="CIL", config=tiny, seed=0, teacher=teacher):
+        method = METHODS[method] if isinstance(method, str) else method
+        stage = scenes.split.stage("T2")
+        return fit_stage(method, scenes.stage("T2"), stage, teacher, config, seed)
+
+    return train
+
+
+def state(network) -> dict[str, torch.Tensor]:
+    return {key: value.clone() for key, value in network.state_dict().items()}
+
+
+def equal(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+class Recorder(LabelledImages):
+    """A data set that notes in which order it is read."""
+
+    def __init__(self, images: LabelledImages):
+        super().__init__(images.samples, images.split, images.visible, images.height)
+        self.order = []
+
+    def load(self, index: int):
+        self.order.append(index)
+        return super().load(index)
+
+
+def spy(seen: list, **settings) -> Method:
+    """A method that notes its steps."""
+
+    def loss(step):
+        seen.append(step)
+        return {"ce": cross_entropy(step.logits.log_softmax(1), step.labels)}
+
+    return Method("spy", equation=1, loss=loss, **settings)
+
+
+# configuration
+
+
+def test_the_defaults_are_the_papers():
+    config = TrainConfig()
+    assert (config.epochs, config.batch, config.height) == (200, 6, 512)
+    assert (config.learning_rate, config.weight_decay, config.power) == (5e-4, 3e-4, 0.9)
+    assert config.augmentation == Augmentation() and config.augmentation.crop == (192, 640)
+    assert (config.encoder_weights, config.normalise, config.start) == (None, False, "random")
+
+
+def test_the_preset_paper_is_the_defaults_with_workers():
+    assert replace(get_config("paper"), workers=0) == TrainConfig()
+
+
+def test_the_preset_released_differs_where_the_released_code_does():
+    paper, released = get_config("paper"), get_config("released")
+    assert released.encoder_weights == "data/erfnet_encoder_pretrained.pth.tar"
+    assert released.schedule == "epoch" and released.normalise
+    same = {
+        "schedule": paper.schedule,
+        "normalise": False,
+        "encoder_weights": None,
+        "augmentation": paper.augmentation,
+    }
+    assert replace(released, **same) == paper
+
+
+def test_an_unknown_preset_is_answered_with_the_nearest_name():
+    with pytest.raises(ValueError, match=r"preset 'papers' \(did you mean 'paper'\?\).*smoke"):
+        get_config("papers")
+    assert list(PRESETS) == ["smoke", "quick", "paper", "released"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"epochs": 0}, "epochs is 0; wanted a whole number from 1"),
+        ({"epochs": 2.5}, "epochs is 2.5; wanted a whole number"),
+        ({"epochs": "3"}, "epochs is '3'"),
+        ({"batch": -1}, "batch is -1"),
+        ({"batch": True}, "batch is True"),
+        ({"height": 0}, "height is 0"),
+        ({"learning_rate": 0}, "learning_rate is 0; wanted a positive number"),
+        ({"learning_rate": float("nan")}, "learning_rate is nan"),
+        ({"power": -0.9}, "power is -0.9"),
+        ({"schedule": "steps"}, r"unknown schedule 'steps' \(did you mean 'step'\?\)"),
+        ({"start": "techer"}, r"unknown start 'techer' \(did you mean 'teacher'\?\)"),
+        ({"precision": "16"}, "unknown precision '16'; choose one of: auto, 32-true, bf16-mixed"),
+    ],
+)
+def test_a_setting_that_makes_no_sense_is_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        TrainConfig(**wrong)
+
+
+# learning rate
+
+
+def learning_rate(config: TrainConfig, epoch: int, part: float = 0.0) -> float:
+    optimizer = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=123)
+    _set_learning_rate(optimizer, config, epoch, part)
+    return optimizer.param_groups[0]["lr"]
+
+
+def test_the_schedule_of_the_paper_falls_at_every_step_and_never_to_zero():
+    config = TrainConfig()
+    assert learning_rate(config, 0) == 5e-4
+    assert learning_rate(config, 100) == pytest.approx(2.6794e-4, rel=1e-4)  # 5e-4 * 0.5^0.9
+    rates = [learning_rate(config, epoch, k / 159) for epoch in range(200) for k in range(159)]
+    assert rates == sorted(rates, reverse=True) and len(set(rates)) == 200 * 159
+    assert rates[-1] == pytest.approx(5e-4 * (1 / (200 * 159)) ** 0.9) and rates[-1] > 0
+
+
+def test_the_schedule_of_the_released_code_starts_above_and_moves_by_epoch():
+    config = get_config("released")
+    assert learning_rate(config, 0) == pytest.approx(5.0225e-4, rel=1e-5)  # 5e-4 * 1.005^0.9
+    assert learning_rate(config, 1) == 5e-4
+    assert learning_rate(config, 199) == pytest.approx(7.92e-6, rel=1e-3)  # 5e-4 * 0.01^0.9
+    assert learning_rate(config, 7, 0.9) == learning_rate(config, 7, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "last_of_each_epoch"),
+    [("step", [0.75, 0.25]), ("epoch", [1.5, 1.0])],  # 2 epochs of 2 steps: 1 - t
+)
+def test_the_history_has_the_learning_rate_of_each_epochs_last_step(
+    scenes, tiny, schedule, last_of_each_epoch
+):
+    config = replace(tiny, epochs=2, batch=2, schedule=schedule)
+    _, history = fit(scenes.stage("T1"), config)
+    wanted = [config.learning_rate * left**0.9 for left in last_of_each_epoch]
+    assert history["learning_rate"].tolist() == pytest.approx(wanted, rel=1e-9)
+
+
+# the loop
+
+
+def test_fit_gives_a_network_for_the_visible_classes_and_a_history(scenes, tiny):
+    network, history = fit(scenes.stage("T1"), replace(tiny, epochs=2))
+    assert network.num_classes == 5 and len(network.decoders) == 1
+    assert list(history) == ["epoch", "learning_rate", "ce", "seconds"]
+    assert history["epoch"].tolist() == [1, 2]
+    assert np.isfinite(history["ce"]).all() and (history["seconds"] > 0).all()
+    assert fit(scenes.single_stage("T2"), tiny)[0].num_classes == 11
+
+
+def test_a_trained_network_is_handed_back_on_the_cpu_ready_to_use(scenes, tiny, fit_t2):
+    for network, _ in (fit(scenes.stage("T1"), tiny), fit_t2("FT"), fit_t2("CIL")):
+        assert not any(module.training for module in network.modules())
+        for parameter in network.parameters():
+            assert parameter.device.type == "cpu" and parameter.dtype == torch.float32
+            assert parameter.requires_grad and parameter.is_contiguous()
+
+
+def test_training_learns_that_white_is_sky_and_black_is_road(folder, write_png, tiny):
+    white_above = np.zeros((32, 64, 3), dtype=np.uint8)
+    white_above[:16] = 255
+    ids = np.full((32, 64), 7, dtype=np.uint8)
+    ids[:16] = 23
+    for sample in open_data(folder).train:
+        write_png(sample.image, white_above)
+        write_png(sample.label, ids)
+    config = replace(tiny, epochs=8, learning_rate=1e-2)
+    _, history = fit(open_data(folder).stage("T1"), config)
+    assert history["ce"].iloc[0] > 1.4  # a guess among five classes costs ln 5 = 1.6
+    assert history["ce"].iloc[-1] < 0.75 * history["ce"].iloc[0]
+
+
+def test_every_epoch_shows_each_image_once_and_in_a_new_order(scenes, tiny):
+    images = Recorder(scenes.single_stage("T3"))
+    fit(images, replace(tiny, epochs=2, batch=17))
+    first, second = images.order[1:18], images.order[18:]  # before them, one look at the size
+    assert sorted(first) == sorted(second) == list(range(17))
+    assert first != second and first != sorted(first)
+    other = Recorder(scenes.single_stage("T3"))
+    fit(other, replace(tiny, batch=17), seed=1)
+    assert other.order[1:] != first
+
+
+def test_the_last_smaller_batch_of_an_epoch_is_dropped(scenes, fit_t2, tiny):
+    seen = []
+    fit_t2(spy(seen), replace(tiny, epochs=2, batch=2))
+    assert len(scenes.stage("T2")) == 7
+    assert [len(step.logits) for step in seen] == [2, 2, 2] * 2
+
+
+def test_the_history_holds_the_mean_of_each_term(fit_t2, tiny):
+    seen = []
+
+    def loss(step):
+        seen.append(step)
+        zero = 0 * step.logits.sum()
+        return {"one": zero + len(seen), "ten": zero + 10 * len(seen)}
+
+    _, history = fit_t2(Method("count", equation=1, loss=loss), replace(tiny, batch=2))
+    assert history[["one", "ten"]].values.tolist() == [[2, 20]]  # of 1, 2, 3
+
+
+def test_a_batch_larger_than_the_data_set_is_refused(scenes, tiny, fit_t2):
+    with pytest.raises(
+        ValueError, match="T1: a batch of 5 is larger than the data set of 4 images"
+    ):
+        fit(scenes.stage("T1"), replace(tiny, batch=5))
+    with pytest.raises(ValueError, match="CIL T2: a batch of 8 .* of 7 images; use a smaller"):
+        fit_t2("CIL", replace(tiny, batch=8))
+
+
+def test_a_loss_that_is_not_a_number_stops_the_training(fit_t2, tiny):
+    mine = Method("mine", equation=1, loss=lambda step: {"odd": step.logits.sum() * torch.nan})
+    with pytest.raises(FloatingPointError, match=r"mine T2: .*'odd': nan.* in epoch 1") as error:
+        fit_t2(mine, replace(tiny, epochs=3))
+    assert "nothing was saved. Lower the learning rate (now 0.002)" in str(error.value)
+
+
+# seeds
+
+
+def test_the_same_seed_gives_the_same_network_and_another_seed_another(scenes, tiny):
+    networks = [state(fit(scenes.stage("T1"), tiny, seed)[0]) for seed in (0, 0, 1)]
+    assert equal(networks[0], networks[1])
+    assert not equal(networks[0], networks[2])
+
+
+@pytest.mark.parametrize("method", ["FT", "CIL"])
+def test_the_same_seed_gives_the_same_student(fit_t2, method):
+    students = [state(fit_t2(method, seed=seed)[0]) for seed in (3, 3, 4)]
+    assert equal(students[0], students[1])
+    assert not equal(students[0], students[2])
+
+
+def test_what_was_drawn_before_does_not_matter_and_what_comes_after_neither(scenes, tiny, fit_t2):
+    def generators():
+        return torch.get_rng_state().tolist(), random.getstate(), str(np.random.get_state())
+
+    torch.manual_seed(1)
+    before = generators()
+    first = state(fit(scenes.stage("T1"), tiny)[0])
+    fit_t2("CIL")
+    assert generators() == before
+    torch.manual_seed(2)
+    assert equal(state(fit(scenes.stage("T1"), tiny)[0]), first)
+
+
+def test_workers_change_nothing(scenes, tiny):
+    config = replace(tiny, epochs=2, batch=2)
+    alone, _ = fit(scenes.stage("T1"), config)
+    helped, _ = fit(scenes.stage("T1"), replace(config, workers=2))
+    assert equal(state(alone), state(helped))
+
+
+# methods in a stage
+
+
+def test_a_method_sees_only_its_stages_labels_and_probabilities_of_its_teacher(fit_t2):
+    seen = []
+    fit_t2(spy(seen))
+    for step in seen:
+        assert step.logits.shape == (4, 11, 16, 32) and step.logits.requires_grad
+        assert (step.old, step.new) == (slice(0, 5), slice(5, 11))
+        assert set(step.labels.unique().tolist()) <= {*range(5, 11), VOID}
+        assert step.teacher.shape == (4, 5, 16, 32) and not step.teacher.requires_grad
+        assert step.teacher.dtype == torch.float32
+        torch.testing.assert_close(step.teacher.sum(dim=1), torch.ones(4, 16, 32))
+    assert any((step.labels != VOID).any() for step in seen)
+
+
+def test_a_method_without_teacher_sees_none(fit_t2):
+    seen = []
+    fit_t2(spy(seen, teacher=False))
+    assert [step.teacher for step in seen] == [None]
+
+
+def test_the_teacher_answers_in_evaluation_mode(fit_t2, teacher):
+    modes = []
+    teacher.register_forward_hook(lambda module, *_: modes.append(module.training))
+    teacher.train()
+    fit_t2("CIL", teacher=teacher)
+    assert modes == [False]
+    assert teacher.training  # the copy was switched, not the teacher
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("start", ["random", "teacher"])
+def test_a_student_knows_old_and_new_classes_and_leaves_its_teacher_alone(
+    fit_t2, teacher, tiny, method, start
+):
+    before = state(teacher)
+    student, history = fit_t2(method, replace(tiny, start=start))
+    assert student.num_classes == 11
+    assert len(student.decoders) == (2 if METHODS[method].second_decoder else 1)
+    assert equal(state(teacher), before)
+    assert all(parameter.requires_grad for parameter in teacher.parameters())
+    assert np.isfinite(history.drop(columns="epoch")).all(axis=None)
+
+
+def test_ft_trains_the_encoder_and_its_decoder_and_leaves_the_old_decoder_alone(fit_t2, teacher):
+    student, _ = fit_t2("FT")
+    assert equal(state(student.decoder), state(teacher.decoder))  # batch-norm statistics too
+    before, after = state(teacher.encoder), state(student.encoder)
+    assert all(not after[key].equal(before[key]) for key in before)
+
+
+def test_ft_leaves_both_old_decoders_alone_in_stage_t3(scenes, tiny, make_network):
+    teacher = make_network(5, 6)
+    stage = scenes.split.stage("T3")
+    student, _ = fit_stage(METHODS["FT"], scenes.stage("T3"), stage, teacher, tiny)
+    assert [decoder.num_classes for decoder in student.decoders] == [5, 6, 8]
+    for old, kept in zip(teacher.decoders, student.decoders[:2], strict=True):
+        assert equal(state(old), state(kept))
+    new = make_network(8).decoder
+    assert not equal(state(student.decoders[2]), state(new))
+
+
+def test_a_student_may_start_from_its_teacher_or_from_random_weights(fit_t2, teacher, tiny):
+    still = replace(tiny, learning_rate=1e-12, weight_decay=0.0)
+    like, _ = fit_t2("CIL", replace(still, start="teacher"))
+    fresh, _ = fit_t2("CIL", replace(still, start="random"))
+    wanted = dict(teacher.encoder.named_parameters())
+    for name, parameter in like.encoder.named_parameters():
+        torch.testing.assert_close(parameter, wanted[name], rtol=0, atol=1e-9)
+    last = like.decoder.output_conv.weight
+    torch.testing.assert_close(last[:, :5], teacher.decoder.output_conv.weight, rtol=0, atol=1e-9)
+    assert not torch.allclose(
+        fresh.encoder.initial_block.conv.weight, wanted["initial_block.conv.weight"]
+    )
+
+
+def test_the_teacher_must_know_exactly_the_old_classes(scenes, tiny, make_network):
+    stage = scenes.split.stage("T3")
+    with pytest.raises(ValueError, match="knows 5 classes but stage T3 follows 11 old ones; take"):
+        fit_stage(METHODS["CIL"], scenes.stage("T3"), stage, make_network(5), tiny)
+
+
+def test_the_wider_layer_is_not_for_a_teacher_with_two_decoders(scenes, tiny, make_network):
+    stage = scenes.split.stage("T3")
+    config = replace(tiny, start="teacher")
+    with pytest.raises(ValueError, match="the network has 2 decoders"):
+        fit_stage(METHODS["CIL"], scenes.stage("T3"), stage, make_network(5, 6), config)
+
+
+# pre-trained encoder, normalisation, precision
+
+
+def test_a_missing_encoder_file_is_named_before_training(scenes, tmp_path):
+    missing = tmp_path / "erfnet_encoder_pretrained.pth.tar"
+    config = replace(get_config("released"), encoder_weights=str(missing), batch=4)
+    with pytest.raises(FileNotFoundError, match="no weight file .*encoder_pretrained.pth.tar"):
+        fit(scenes.stage("T1"), config)
+
+
+def test_a_pretrained_encoder_is_where_training_starts(scenes, tiny, tmp_path, make_network):
+    encoder = make_network(5).encoder
+    named = {f"module.features.encoder.{k}": v for k, v in encoder.state_dict().items()}
+    torch.save({"state_dict": named}, tmp_path / "encoder.pth")
+    config = replace(tiny, encoder_weights=str(tmp_path / "encoder.pth"), learning_rate=1e-12)
+    network, _ = fit(scenes.stage("T1"), config)
+    for one, other in zip(network.encoder.parameters(), encoder.parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=0, atol=1e-9)
+
+
+def test_normalise_is_handed_to_the_network(scenes, tiny):
+    assert fit(scenes.stage("T1"), replace(tiny, normalise=True))[0].normalise
+    assert not fit(scenes.stage("T1"), tiny)[0].normalise
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_bf16_training_keeps_float32_weights_and_finite_losses(fit_t2, tiny, method):
+    student, history = fit_t2(method, replace(tiny, precision="bf16-mixed"))
+    assert {parameter.dtype for parameter in student.parameters()} == {torch.float32}
+    assert np.isfinite(history.drop(columns="epoch")).all(axis=None)
+
+
+def test_the_precision_asked_for_is_used(tiny):
+    for precision in ("32-true", "bf16-mixed"):
+        config = replace(tiny, precision=precision)
+        assert used_precision(config) == make_fabric(config)._precision.precision == precision
+
+
+@pytest.mark.parametrize(
+    ("capabilities", "precision"),
+    [
+        ({"avx512_bf16": True}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": True}, "bf16-mixed"),
+        ({"avx512_bf16": False, "amx_bf16": False}, "32-true"),
+        ({"neon": True}, "32-true"),
+    ],
+)
+def test_auto_is_bf16_where_the_processor_multiplies_it(tiny, monkeypatch, capabilities, precision):
+    if Fabric(devices=1).device.type != "cpu":
+        pytest.skip("this machine has an accelerator, which decides instead of the processor")
+    monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
+    assert used_precision(replace(tiny, precision="auto")) == precision
+
+
+# evaluation
+
+
+def test_predictions_are_float32_logits_on_the_cpu_of_a_network_in_evaluation_mode(teacher, tiny):
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    for precision in ("32-true", "bf16-mixed"):
+        config = replace(tiny, precision=precision)
+        logits = predict(teacher.train(), images, config)
+        assert logits.shape == (2, 5, 16, 24) and logits.dtype == torch.float32
+        assert logits.device.type == "cpu" and not logits.requires_grad
+        assert predict(teacher, images, config).equal(logits)
+    assert logits.std() > 0.01
+
+
+@pytest.fixture
+def uneven(tmp_path, write_cityscapes, write_png):
+    """Nine test images of two sizes; not all neighbours are of one size."""
+    root = write_cityscapes(tmp_path / "uneven", images=3)
+    for city, k in (("lindau", 1), ("munster", 2)):
+        name = f"{city}_{k:06d}_000019"
+        rng = np.random.default_rng(k)
+        image = rng.integers(0, 256, (40, 48, 3), dtype=np.uint8)
+        write_png(root / "leftImg8bit" / "val" / city / f"{name}_leftImg8bit.png", image)
+        ids = rng.choice([7, 8, 21, 0], (40, 48)).astype(np.uint8)
+        write_png(root / "gtFine" / "val" / city / f"{name}_gtFine_labelIds.png", ids)
+    return open_data(root)
+
+
+def test_scores_do_not_depend_on_how_images_are_grouped(uneven, teacher, tiny):
+    test = uneven.test_set("T1", height=24)
+    sets = uneven.split.class_sets(uneven.split.stage("T1"))
+    scores = evaluate(teacher, test, sets, tiny)
+    one_by_one = MeanIoU(sets)
+    for image, labels in (test[index] for index in range(len(test))):
+        one_by_one.update(predict(teacher, image[None], tiny), labels[None])
+    assert len(test) == 9
+    assert scores.counts["task1"].equal(one_by_one.counts["task1"])
+    labelled = sum((test[index][1] != VOID).sum() for index in range(len(test)))
+    assert scores.counts["task1"].sum() == labelled  # every pixel once, at its native size
+
+
+def test_evaluation_shows_each_image_once_in_batches_of_one_size(uneven, teacher, tiny):
+    shapes = []
+    teacher.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))
+    sets = uneven.split.class_sets(uneven.split.stage("T1"))
+    evaluate(teacher, uneven.test_set("T1", height=24), sets, tiny)
+    other = (1, 3, 24, 32)  # 40 x 48 at 24 high: 28.8 wide, to a multiple of 8
+    assert shapes == [(4, 3, 24, 48), other, (3, 3, 24, 48), other]
+
+
+def test_a_model_trained_in_t2_is_scored_on_all_class_sets_of_t2(scenes, fit_t2, tiny):
+    student, _ = fit_t2("CIL")
+    stage = scenes.split.stage("T2")
+    sets = scenes.split.class_sets(stage)
+    scores = evaluate(student, scenes.test_set("T2"), sets, tiny)
+    assert list(scores.counts) == ["task1", "task2", "task12"]
+    parts = scores.counts["task1"].sum() + scores.counts["task2"].sum()
+    assert scores.counts["task12"].sum() == parts > 0
