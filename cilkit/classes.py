@@ -119,7 +119,8 @@ def restrict(labels: Tensor, classes: slice) -> Tensor:
 
 def unknown(kind: str, name: object, known: list[str]) -> str:
     """The message for a name that does not exist, with the nearest one that does."""
-    near = get_close_matches(str(name), known, n=1)
+    folded = {option.lower(): option for option in known}
+    near = [folded[match] for match in get_close_matches(str(name).lower(), folded, n=1)]
     hint = f" (did you mean {near[0]!r}?)" if near else ""
     return f"unknown {kind} {name!r}{hint}; choose one of: {', '.join(known)}"
 
@@ -177,6 +178,9 @@ def _split(table: dict) -> Split:
         raise ValueError(f"id {bad[0]!r} does not fit an 8-bit label image; use 0 to 255")
     if len(order) > UNKNOWN:
         raise ValueError(f"{len(order)} classes; at most {UNKNOWN} fit an 8-bit label image")
+    for what, entry in [("test", table["test"]), *((e["name"], e) for e in table["stages"])]:
+        if not (isinstance(entry["cities"], list) and entry["cities"]):
+            raise ValueError(f"cities of {what} are {entry['cities']!r}; wanted a list of names")
     held_back = tuple(table.get("held_back", {}).get("cities", ()))
     test_cities = tuple(table["test"]["cities"])
     cities = [city for stage in stages for city in stage.cities] + list(held_back)

@@ -88,8 +88,8 @@ class LabelledImages(Dataset):
 
 def network_size(size: tuple[int, int], height: int | None) -> list[int]:
     """The size at which a network sees an image: `height` high at most, in multiples of 8."""
-    scale = 1 if height is None else min(1, height / size[0])
-    return [max(8, round(side * scale / 8) * 8) for side in size]
+    height = size[0] if height is None else min(height, size[0])
+    return [max(8, side * height // size[0] // 8 * 8) for side in size]
 
 
 def read_label_ids(path: Path, split: Split) -> np.ndarray:
@@ -102,7 +102,7 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
         )
     ids = np.array(picture)
     found = np.unique(ids)
-    train_ids = split.layout == "cityscapes" and 255 in found and found[:-1].max(initial=0) <= 18
+    train_ids = split.name == "cityscapes" and 255 in found and found[:-1].max(initial=0) <= 18
     if train_ids and len(found) > 1:  # 255 is a licence plate in labelIds, so a car (26) is near
         raise ValueError(
             f"{path} holds ids {', '.join(map(str, found))}: these look like trainIds (0-18, 255); "

@@ -6,6 +6,7 @@ Module and parameter names are those of the published weight files, so these loa
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
+from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -186,6 +187,17 @@ def add_decoder(network: ERFNet, new: int) -> ERFNet:
     return grown
 
 
+def start_as_identity(network: nn.Module) -> None:
+    """Let each residual block begin as the identity, by a zero in its last batch-norm scale.
+
+    Everything else stays random. The gradient then reaches all blocks undisturbed, and the first
+    few hundred steps teach several times more (Goyal et al. 2017, Sec. 5.1).
+    """
+    for module in network.modules():
+        if isinstance(module, NonBottleneck1d):
+            nn.init.zeros_(module.bn2.weight)
+
+
 def load_weights(network: nn.Module, file: Path | str) -> None:
     """Load a published weight file into an ERFNet or an Encoder.
 
@@ -198,13 +210,16 @@ def load_weights(network: nn.Module, file: Path | str) -> None:
         raise FileNotFoundError(
             f"no weight file {file}; download it there, or start from random weights"
         )
-    content = torch.load(file, map_location="cpu", weights_only=True)
-    state = content.get("state_dict", content)
-    state = reference_names(state)
+    try:
+        content = torch.load(file, map_location="cpu", weights_only=True)
+        state = reference_names(content.get("state_dict", content))
+    except (UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError) as error:
+        raise ValueError(f"{file} is not a file of weights: {error}; download it again") from error
     if isinstance(network, Encoder):
         state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder")}
     wanted = network.state_dict()
-    problems = [f"{key} is missing" for key in wanted if key not in state]
+    optional = [key for key in wanted if key.endswith("num_batches_tracked")]  # new in torch 0.4.1
+    problems = [f"{key} is missing" for key in wanted if key not in [*state, *optional]]
     problems += [f"{key} has no place in the network" for key in state if key not in wanted]
     problems += [
         f"{key} has shape {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"

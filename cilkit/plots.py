@@ -112,7 +112,8 @@ def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
     shares.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", shares.shape[1]))
     ax.set(yscale="log", ylabel="share of labelled pixels [%]", xlabel="")
     for stage in split.stages:
-        ax.axvline(stage.new.stop - 0.5, color="0.6", linewidth=0.8)
+        if stage.number > 1:
+            ax.axvline(stage.new.start - 0.5, color="0.6", linewidth=0.8)
         middle = (stage.new.start + stage.new.stop - 1) / 2
         ax.text(
             middle, 1.02, f"$S_{stage.number}$", ha="center", transform=ax.get_xaxis_transform()
@@ -137,7 +138,8 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
     )
     for ax, (title, history) in zip(axes.flat, histories.items(), strict=True):
         for term in history.columns.drop(["epoch", "learning_rate", "seconds"]):
-            ax.plot(history["epoch"], history[term], label=f"$J^{{\\mathrm{{{term}}}}}$")
+            line = "o" if len(history) == 1 else "-"
+            ax.plot(history["epoch"], history[term], line, label=f"$J^{{\\mathrm{{{term}}}}}$")
         ax.set(title=title, xlabel="epoch")
         ax.grid(alpha=0.3)
         ax.legend()
@@ -193,8 +195,8 @@ def score_bars(scores: pd.DataFrame) -> Figure:
     table = scores.rename(columns=TASK_TITLES).T
     fig, ax = plt.subplots(figsize=(min(WIDTH, 3 + 1.6 * len(table)), 3.4), layout="constrained")
     table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]), rot=0)
-    for bars in ax.containers:
-        numbers = ["" if np.isnan(bar.get_height()) else f"{bar.get_height():.0f}" for bar in bars]
+    for bars, model in zip(ax.containers, table.columns, strict=True):
+        numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in table[model]]
         ax.bar_label(bars, numbers, fontsize=8)
     ax.set(ylabel="mIoU [%]", ylim=(0, 100), xlabel="")
     ax.legend(ncols=2, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
@@ -229,8 +231,8 @@ def distributions(rows: Mapping[str, Tensor], names: Sequence[str]) -> Figure:
     rows: title -> (S,) probabilities
     """
     fig, axes = plt.subplots(
-        1, len(rows), figsize=(min(WIDTH, 3.2 * len(rows)), 2.8), layout="constrained",
-        squeeze=False, sharey=True,
+        1, len(rows), figsize=(min(WIDTH, len(rows) * max(3.2, 0.5 * len(names))), 2.8),
+        layout="constrained", squeeze=False, sharey=True,
     )  # fmt: skip
     for ax, (title, values) in zip(axes.flat, rows.items(), strict=True):
         bars = ax.bar(range(len(values)), values.tolist(), color="#4477aa")
@@ -248,8 +250,9 @@ def curves(
 ) -> Figure:
     """Plain curves over a common axis. x (n,), lines: label -> (n,)"""
     fig, ax = plt.subplots(figsize=(6.5, 3.4), layout="constrained")
+    styles = ["-", "--", "-.", ":"]  # so that equal curves do not hide each other
     for label, y in lines.items():
-        ax.plot(x, y, label=label)
+        ax.plot(x, y, styles[len(ax.lines) % len(styles)], label=label)
     ax.set(xlabel=xlabel, ylabel=ylabel, title=title)
     ax.grid(alpha=0.3)
     ax.legend()
@@ -278,10 +281,10 @@ def _panels(
 ) -> tuple[Figure, np.ndarray]:
     """A grid of empty panels in the shape of `image`, with room for a legend below."""
     panel = WIDTH / columns
-    height = rows * (panel * image.shape[-2] / image.shape[-1] + 0.18 + extra)
+    height = rows * (panel * image.shape[-2] / image.shape[-1] + 0.12 + extra)
     legend_rows = -(-len(legend) // 7)
     fig, axes = plt.subplots(
-        rows, columns, figsize=(WIDTH, height + 0.3 * legend_rows + 0.3), layout="constrained",
+        rows, columns, figsize=(WIDTH, height + 0.22 * legend_rows + 0.3), layout="constrained",
         squeeze=False,
     )  # fmt: skip
     for ax in axes.flat:
@@ -292,7 +295,8 @@ def _panels(
 
 def _show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
     ax.imshow(picture, cmap="gray", interpolation="nearest")
-    ax.set_title(title, fontsize=10)
+    if title:
+        ax.set_title(title, fontsize=10)
 
 
 def _picture(image: Tensor) -> np.ndarray:

@@ -6,7 +6,7 @@ import math
 import os
 import re
 import shutil
-import tempfile
+import uuid
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -79,7 +79,8 @@ def save(
     If another process finished the same run meanwhile, that one stays.
     """
     folder.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
     try:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         save_file(state, unfinished / "weights.safetensors")
@@ -87,6 +88,8 @@ def save(
         _write_json(unfinished / "config.json", config | {"decoders": decoders})
         history.to_csv(unfinished / "history.csv", index=False)
         _write_json(unfinished / "scores.json", _as_dict(scores, split))
+        if folder.exists() and not is_finished(folder):
+            set_aside(folder)
         try:
             os.rename(unfinished, folder)
         except OSError:
@@ -135,13 +138,13 @@ def _hidden(run: Path, below: Path) -> bool:
     return any(part == "superseded" or part[0] == "." for part in run.relative_to(below).parts)
 
 
-def set_aside(run: Run) -> Path:
+def set_aside(folder: Path) -> Path:
     """Move a run to `superseded/` beside it, where nothing reads it but nothing is lost."""
     number = 1
-    while (target := run.folder.parent / "superseded" / f"{run.folder.name}-{number}").exists():
+    while (target := folder.parent / "superseded" / f"{folder.name}-{number}").exists():
         number += 1
     target.parent.mkdir(exist_ok=True)
-    return run.folder.rename(target)
+    return folder.rename(target)
 
 
 def scores(folder: Path) -> pd.DataFrame:

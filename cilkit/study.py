@@ -1,34 +1,15 @@
 """A study: one data set, preset and seed, and its runs, loaded where they exist, else trained."""
 
-import ast
-import hashlib
-import inspect
-import platform
-import textwrap
 from dataclasses import asdict, replace
-from functools import partial
-from importlib.metadata import version
 from pathlib import Path
-
-import torch
 
 from cilkit import runs
 from cilkit.classes import Split, Stage
 from cilkit.datasets import open_data, resolve
 from cilkit.methods import Method, get_method
+from cilkit.provenance import code_version, environment
 from cilkit.runs import Run
-from cilkit.train import (
-    TrainConfig,
-    evaluate,
-    fit,
-    fit_stage,
-    get_config,
-    make_fabric,
-    used_precision,
-)
-
-# what a training computes depends on these modules, besides the file of its method
-SHARED_CODE = ("classes", "datasets", "transforms", "erfnet", "losses", "metrics", "train")
+from cilkit.train import TrainConfig, evaluate, fit, fit_stage, get_config
 
 
 class Study:
@@ -77,9 +58,10 @@ class Study:
         are the same. One that does not is set aside, after saying in what it differs.
         """
         at = self.stage(stage)
+        if isinstance(method, str) and method != "SS":
+            method = get_method(method)
         if at.number == 1 or method == "SS":
             return self._run(at, "SS" if at.number > 1 else at.name, None, None)
-        method = get_method(method) if isinstance(method, str) else method
         teacher = self.run(self.split.before(at).name, method)
         return self._run(at, method.name, method, teacher)
 
@@ -94,7 +76,7 @@ class Study:
             found = runs.load(folder)
             if not (differences := _differences(found.config, config)):
                 return found
-            moved = runs.set_aside(found)
+            moved = runs.set_aside(folder)
             print(f"{folder.name} was trained with other {', '.join(differences)}: training again.")
             print(f"The old run lies in {moved}.")
         height = self.config.height
@@ -108,7 +90,7 @@ class Study:
             )
         test = self.data.test_set(stage.name, height)
         scores = evaluate(network, test, self.split.class_sets(stage), self.config)
-        config["environment"] = self._environment()
+        config["environment"] = environment(self.config)
         return runs.save(folder, network, config, history, scores, self.split)
 
     def _describe(
@@ -121,25 +103,11 @@ class Study:
             "seed": self.seed,
             "method": name,
             "stage": stage.name,
-            "train": _plain(asdict(self.config)),
+            "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
             "split": _plain(asdict(self.split)),
             "files": self.data.fingerprint(),
             "teacher": teacher.digest() if teacher else None,
             "code": code_version(method),
-        }
-
-    def _environment(self) -> dict:
-        """What a run records for the reader; it does not decide whether a run matches."""
-        fabric = make_fabric(self.config)
-        return {
-            "cilkit": version("cilkit"),
-            "torch": torch.__version__,
-            "torchvision": version("torchvision"),
-            "python": platform.python_version(),
-            "machine": platform.machine(),
-            "device": str(fabric.device),
-            "precision": used_precision(self.config),
-            "threads": torch.get_num_threads(),
         }
 
 
@@ -151,47 +119,6 @@ def _differences(found: dict, wanted: dict) -> list[str]:
         if found.get("train", {}).get(field, ...) != wanted["train"][field]
     ]
     return train + [k for k in wanted if k != "train" and found.get(k, ...) != wanted[k]]
-
-
-def code_version(method: Method | None) -> str:
-    """Hash of the code that decides what a training computes; comments and docstrings are free."""
-    package = Path(__file__).parent
-    sources = [(package / f"{name}.py").read_text(encoding="utf-8") for name in SHARED_CODE]
-    if method is not None:
-        sources.append(repr((method.name, method.teacher, method.second_decoder)))
-        sources.append(_source_of(method))
-    digest = hashlib.sha256()
-    for source in sources:
-        digest.update(_without_prose(source).encode())
-    return digest.hexdigest()[:16]
-
-
-def _source_of(method: Method) -> str:
-    """The file of a shipped method; the function alone for one written in a notebook."""
-    loss, fixed = method.loss, ""
-    if isinstance(loss, partial):
-        loss, fixed = loss.func, f"\n{(loss.args, sorted(loss.keywords.items()))!r}"
-    module = inspect.getmodule(loss)
-    if module is not None and module.__name__.startswith("cilkit."):
-        return inspect.getsource(module) + fixed
-    return textwrap.dedent(inspect.getsource(loss)) + fixed
-
-
-def _without_prose(source: str) -> str:
-    tree = ast.parse(source)
-    for node in ast.walk(tree):
-        body = getattr(node, "body", None)
-        if isinstance(body, list) and body and _is_docstring(body[0]):
-            body[:] = body[1:] or [ast.Pass()]
-    return ast.dump(tree)
-
-
-def _is_docstring(node: ast.AST) -> bool:
-    return (
-        isinstance(node, ast.Expr)
-        and isinstance(node.value, ast.Constant)
-        and isinstance(node.value.value, str)
-    )
 
 
 def _plain(value: object) -> object:

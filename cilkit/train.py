@@ -17,7 +17,7 @@ from tqdm import tqdm
 
 from cilkit.classes import Stage, unknown
 from cilkit.datasets import LabelledImages, resolve
-from cilkit.erfnet import ERFNet, add_classes, add_decoder, load_weights
+from cilkit.erfnet import ERFNet, add_classes, add_decoder, load_weights, start_as_identity
 from cilkit.losses import cross_entropy
 from cilkit.methods import Method, Step
 from cilkit.metrics import MeanIoU
@@ -40,6 +40,7 @@ class TrainConfig:
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalise: bool = False  # by the mean and deviation of ImageNet
     encoder_weights: str | None = None  # file with a pre-trained encoder; None: random
+    identity_start: bool = False  # new residual blocks begin as the identity: for short trainings
     start: Literal["random", "teacher"] = "random"  # teacher-based students (footnote 2)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
     workers: int = 0  # processes that decode and augment; 0: this one
@@ -147,7 +148,9 @@ def fit_stage(
     with _seeded(seed, "network"):
         if method.second_decoder:  # the old decoders stay as they are (Fig. 2)
             network = add_decoder(teacher, new)
-            frozen = network.decoders[:-1]
+            *frozen, new_decoder = network.decoders
+            if config.identity_start:
+                start_as_identity(new_decoder)
         elif config.start == "teacher":
             network, frozen = add_classes(teacher, new), []
         else:
@@ -268,7 +271,8 @@ def _same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tens
 def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     """Logits of a network in evaluation mode: images (B, 3, H, W) -> (B, S, H, W), on the CPU.
 
-    It computes on the device and in the precision of training, so that scores repeat exactly.
+    It computes on the device and in the precision of training, so that scores repeat exactly;
+    the network stays there, in evaluation mode.
     """
     fabric = make_fabric(config)
     _placed(network, fabric, config).eval()
@@ -304,6 +308,8 @@ def _placed(network: ERFNet, fabric: Fabric, config: TrainConfig) -> ERFNet:
 
 def _new_network(classes: int, config: TrainConfig) -> ERFNet:
     network = ERFNet(classes, normalise=config.normalise)
+    if config.identity_start:
+        start_as_identity(network)
     if config.encoder_weights is not None:
         load_weights(network.encoder, resolve(config.encoder_weights))
     return network

@@ -334,7 +334,7 @@ def test_a_data_set_is_called_like_its_folder_in_lower_case(folder):
 def test_relative_paths_start_at_the_project_wherever_one_stands(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert resolve("data/runs") == ROOT / "data" / "runs"
-    assert resolve(Path("..") / "shared") == ROOT.parent / "shared"
+    assert resolve(Path("..") / "elsewhere") == ROOT.parent / "elsewhere"
     assert resolve(tmp_path / "runs") == tmp_path / "runs"
     assert resolve("~/runs") == Path.home() / "runs"
     assert (ROOT / "pyproject.toml").is_file()

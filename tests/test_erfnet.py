@@ -1,4 +1,6 @@
+import os
 import pickle
+from pathlib import Path
 
 import pytest
 import torch
@@ -336,11 +338,30 @@ def test_a_missing_weight_file_is_named_with_two_ways_on(network, tmp_path):
 
 
 class Intruder:
+    """Makes a folder when it is unpickled."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+
     def __reduce__(self):
-        return (exec, ("raise RuntimeError('the file ran code')",))
+        return os.mkdir, (str(self.folder),)
 
 
 def test_a_file_that_would_run_code_is_refused(network, tmp_path):
-    torch.save({"state_dict": Intruder()}, tmp_path / "evil.pth")
-    with pytest.raises(pickle.UnpicklingError, match="(?i)weights.only"):
+    torch.save({"state_dict": Intruder(tmp_path / "intruded")}, tmp_path / "evil.pth")
+    with pytest.raises((ValueError, pickle.UnpicklingError), match="(?i)weights.only"):
         load_weights(network, tmp_path / "evil.pth")
+    assert not (tmp_path / "intruded").exists()
+    torch.load(tmp_path / "evil.pth", weights_only=False)
+    assert (tmp_path / "intruded").exists()  # the file did mean it
+
+
+@pytest.mark.parametrize("content", ["text", "list"])
+def test_a_file_without_weights_is_named(network, tmp_path, content):
+    file = tmp_path / "odd.pth"
+    if content == "text":
+        file.write_text("<html>404: not found</html>")
+    else:
+        torch.save([torch.zeros(3)], file)
+    with pytest.raises(ValueError, match="odd.pth"):
+        load_weights(network, file)

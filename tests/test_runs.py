@@ -219,7 +219,7 @@ def test_others_may_read_a_run(save, tmp_path):
 def test_find_skips_what_was_set_aside_and_what_is_unfinished(save, tmp_path):
     save(tmp_path / "toyscapes" / "quick" / "seed0" / "T1")
     save(tmp_path / "toyscapes" / "quick" / "seed1" / "T1", seed=1)
-    set_aside(save(tmp_path / "toyscapes" / "quick" / "seed0" / "CIL_T2", method="CIL"))
+    set_aside(save(tmp_path / "toyscapes" / "quick" / "seed0" / "CIL_T2", method="CIL").folder)
     save(tmp_path / "toyscapes" / "quick" / "seed0" / ".T1-writing")
     (save(tmp_path / "toyscapes" / "quick" / "seed2" / "T1").folder / "config.json").unlink()
     found = [
@@ -237,7 +237,7 @@ def test_find_also_works_inside_hidden_folders_and_in_none(save, tmp_path):
 def test_set_aside_moves_a_run_out_of_sight_and_loses_nothing(save, tmp_path):
     moved = []
     for seed in (1, 2):
-        moved.append(set_aside(save(tmp_path / "T1", seed=seed)))
+        moved.append(set_aside(save(tmp_path / "T1", seed=seed).folder))
         assert not (tmp_path / "T1").exists()
     assert moved == [tmp_path / "superseded" / "T1-1", tmp_path / "superseded" / "T1-2"]
     assert [runs.load(folder).config["seed"] for folder in moved] == [1, 2]

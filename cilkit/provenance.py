@@ -1,0 +1,94 @@
+"""Where a run comes from: the code that decides its outcome, and the machine it ran on."""
+
+import ast
+import hashlib
+import inspect
+import platform
+import textwrap
+from contextlib import suppress
+from functools import partial
+from importlib.metadata import version
+from pathlib import Path
+
+import torch
+
+from cilkit.methods import Method
+from cilkit.train import TrainConfig, make_fabric, used_precision
+
+# what a training computes depends on these modules, besides the file of its method
+SHARED_CODE = ("classes", "datasets", "transforms", "erfnet", "losses", "metrics", "train")
+
+
+def code_version(method: Method | None) -> str:
+    """Hash of the code that decides what a training computes; comments and docstrings are free."""
+    digest = hashlib.sha256()
+    for name in SHARED_CODE:
+        source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
+        digest.update(_without_prose(source).encode())
+    if method is not None:
+        digest.update(repr((method.name, method.teacher, method.second_decoder)).encode())
+        digest.update(_code_of(method).encode())
+    return digest.hexdigest()[:16]
+
+
+def environment(config: TrainConfig) -> dict[str, str | int]:
+    """What a run records for its reader; it does not decide whether a run matches."""
+    return {
+        "cilkit": version("cilkit"),
+        "torch": torch.__version__,
+        "torchvision": version("torchvision"),
+        "python": platform.python_version(),
+        "machine": platform.machine(),
+        "device": str(make_fabric(config).device),
+        "precision": used_precision(config),
+        "threads": torch.get_num_threads(),
+    }
+
+
+def _code_of(method: Method) -> str:
+    """The file of a shipped method; of one written in a notebook its functions and their values."""
+    loss = method.loss
+    function = loss.func if isinstance(loss, partial) else loss
+    module = inspect.getmodule(function)
+    if module is not None and module.__name__.startswith("cilkit."):
+        fixed = (loss.args, sorted(loss.keywords.items())) if isinstance(loss, partial) else None
+        return _without_prose(inspect.getsource(module)) + repr(fixed)
+    return repr(_content(loss, set()))
+
+
+def _content(value: object, seen: set) -> object:
+    """What decides what `value` does: of a function its code, and the values that it refers to."""
+    if isinstance(value, partial):
+        parts = (value.func, *value.args, *sorted(value.keywords.items()))
+        return [_content(part, seen) for part in parts]
+    if isinstance(value, tuple):
+        return [_content(part, seen) for part in value]
+    if not inspect.isfunction(value):
+        return repr(value)
+    if value in seen or value.__module__.partition(".")[0] in ("cilkit", "torch"):
+        return value.__qualname__
+    seen.add(value)
+    source = textwrap.dedent(inspect.getsource(value))
+    with suppress(SyntaxError):  # a lambda in the middle of a call stays as it is written
+        source = _without_prose(source)
+    outer = inspect.getclosurevars(value)
+    named = outer.globals | outer.nonlocals
+    named = {name: item for name, item in named.items() if not inspect.ismodule(item)}
+    return [source, [(name, _content(named[name], seen)) for name in sorted(named)]]
+
+
+def _without_prose(source: str) -> str:
+    tree = ast.parse(source)
+    for node in ast.walk(tree):
+        body = getattr(node, "body", None)
+        if isinstance(body, list) and body and _is_docstring(body[0]):
+            body[:] = body[1:] or [ast.Pass()]
+    return ast.dump(tree)
+
+
+def _is_docstring(node: ast.AST) -> bool:
+    return (
+        isinstance(node, ast.Expr)
+        and isinstance(node.value, ast.Constant)
+        and isinstance(node.value.value, str)
+    )
