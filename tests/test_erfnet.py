@@ -7,7 +7,16 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cilkit.erfnet import Decoder, Encoder, ERFNet, add_classes, add_decoder, load_weights
+from cilkit.erfnet import (
+    Decoder,
+    Encoder,
+    ERFNet,
+    NonBottleneck1d,
+    add_classes,
+    add_decoder,
+    load_weights,
+    start_as_identity,
+)
 
 
 def count(module: nn.Module) -> int:
@@ -365,3 +374,13 @@ def test_a_file_without_weights_is_named(network, tmp_path, content):
         torch.save([torch.zeros(3)], file)
     with pytest.raises(ValueError, match="odd.pth"):
         load_weights(network, file)
+
+
+def test_blocks_that_start_as_the_identity_hand_their_input_on():
+    network = ERFNet(5)
+    start_as_identity(network)
+    blocks = [module for module in network.modules() if isinstance(module, NonBottleneck1d)]
+    assert len(blocks) == 13 + 4
+    for block in blocks:
+        x = torch.rand(2, block.bn1.num_features, 8, 8)
+        assert torch.equal(block.eval()(x), x)

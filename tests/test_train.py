@@ -227,7 +227,7 @@ def by_hand(images: LabelledImages, config: TrainConfig, seed: int) -> ERFNet:
 def test_training_is_adam_on_the_cross_entropy_with_a_falling_rate(scenes, tiny):
     if Fabric(devices=1).device.type != "cpu":
         pytest.skip("this machine has an accelerator, which rounds differently")
-    config = replace(tiny, epochs=2, batch=2)
+    config = replace(tiny, epochs=2, batch=2, identity_start=False)
     network, _ = fit(scenes.stage("T1"), config, seed=3)
     with torch.random.fork_rng():
         wanted = by_hand(scenes.stage("T1"), config, seed=3)
@@ -518,3 +518,21 @@ def test_a_model_trained_in_t2_is_scored_on_all_class_sets_of_t2(scenes, fit_t2,
     assert list(scores.counts) == ["task1", "task2", "task12"]
     parts = scores.counts["task1"].sum() + scores.counts["task2"].sum()
     assert scores.counts["task12"].sum() == parts > 0
+
+
+def scales(network: torch.nn.Module) -> torch.Tensor:
+    """The last batch-norm scales of all residual blocks."""
+    return torch.cat([p for name, p in network.named_parameters() if name.endswith("bn2.weight")])
+
+
+@pytest.mark.parametrize("identity_start", [True, False])
+def test_new_residual_blocks_may_start_as_the_identity(fit_t2, teacher, tiny, identity_start):
+    still = replace(
+        tiny, learning_rate=1e-12, weight_decay=0.0, identity_start=identity_start, start="random"
+    )
+    start = 0.0 if identity_start else 1.0
+    student, _ = fit_t2("CIL", still)
+    assert (scales(student) - start).abs().max() < 1e-9
+    student, _ = fit_t2("FT", still)  # only its new decoder is new
+    assert (scales(student.decoders[1]) - start).abs().max() < 1e-9
+    torch.testing.assert_close(scales(student.encoder), scales(teacher.encoder), rtol=0, atol=1e-9)
