@@ -57,7 +57,7 @@ TYPICAL = {  # the colour towards which `grade` pulls what is labelled so
     "bus": (216, 52, 44), "train": (40, 170, 160), "motorcycle": (60, 24, 70),
     "bicycle": (150, 24, 60),
 }  # fmt: skip
-GRADING = 0.5  # how far `grade` pulls; 0 leaves colours free, and thousands of steps to learn from
+GRADING = 0.6  # how far `grade` pulls; 0 leaves colours free, and thousands of steps to learn from
 LIVERIES = ((206, 40, 40), (30, 84, 160), (240, 190, 30), (34, 128, 84), (232, 120, 30),
             (110, 60, 130), (20, 130, 160))  # fmt: skip
 
@@ -92,7 +92,7 @@ class City:
     trees: float  # density, about 1, as are the next two
     people: float
     parked: float
-    typical: np.ndarray  # (256, 3) by label id: TYPICAL, as this city sees it
+    typical: tuple[Colour, ...]  # the colours of TYPICAL, as this city sees them
 
 
 @cache
@@ -140,16 +140,8 @@ def city_style(city: str) -> City:
         trees=between(rng, 0.75, 1.3),
         people=between(rng, 0.8, 1.25),
         parked=between(rng, 0.8, 1.2),
-        typical=typical_colours(rng),
+        typical=tuple(jitter(rng, colour, 0.1) for colour in TYPICAL.values()),
     )  # fmt: skip
-
-
-def typical_colours(rng: np.random.Generator) -> np.ndarray:
-    """TYPICAL with a shift of each colour, (256, 3) float32 by label id; 0 where there is none."""
-    colours = np.zeros((256, 3), dtype=np.float32)
-    for name, colour in TYPICAL.items():
-        colours[ID[name]] = jitter(rng, colour, 0.1)
-    return colours
 
 
 WEATHER = {  # light, sky overhead, sky at the horizon, how sunny, how cloudy
@@ -693,20 +685,21 @@ def bonnet(canvas: Canvas, city: City) -> None:
             canvas.marker.polygon(outline, ID["ego vehicle"])
 
 
-def grade(image: np.ndarray, labels: np.ndarray, air: Air, typical: np.ndarray) -> None:
+def grade(image: np.ndarray, labels: np.ndarray, air: Air, typical: tuple[Colour, ...]) -> None:
     """Pull each class towards a colour of its own, as illustrators do, in place.
 
     It is what makes the scenes learnable in minutes: shapes alone take thousands of steps. Signs
     and lights have colours of their own already and are pulled less.
     """
-    pull = np.where(typical.any(axis=1), GRADING, 0).astype(np.float32)
-    pull[[ID["traffic sign"], ID["traffic light"]]] /= 3
-    lit = typical * np.array(air.light, dtype=np.float32)
-    image += pull[labels][..., None] * (lit[labels] - image)
+    colours, pull = np.zeros((256, 3), np.float32), np.zeros(256, np.float32)
+    for name, colour in zip(TYPICAL, typical, strict=True):
+        colours[ID[name]] = np.array(colour) * air.light
+        pull[ID[name]] = GRADING / 3 if name in ("traffic sign", "traffic light") else GRADING
+    image += pull[labels][..., None] * (colours[labels] - image)
 
 
 def develop(
-    canvas: Canvas, rng: np.random.Generator, size: tuple[int, int], typical: np.ndarray
+    canvas: Canvas, rng: np.random.Generator, size: tuple[int, int], typical: tuple[Colour, ...]
 ) -> tuple[np.ndarray, np.ndarray]:
     """Average the picture down, grade, add texture, weather, vignette and noise; pick labels."""
     labels = np.ascontiguousarray(np.asarray(canvas.labels)[1::FINER, 1::FINER])

@@ -8,7 +8,18 @@ from PIL import Image
 
 from cilkit import toyscapes
 from cilkit.classes import UNKNOWN, VOID, load_split
-from cilkit.toyscapes import MARK, city_style, draw_scene, finished, write_toyscapes
+from cilkit.painting import ID
+from cilkit.toyscapes import (
+    GRADING,
+    MARK,
+    TYPICAL,
+    city_style,
+    draw_scene,
+    finished,
+    grade,
+    weather_air,
+    write_toyscapes,
+)
 
 SPLIT = load_split("cityscapes")
 IMAGES = dict(SPLIT.images)
@@ -222,3 +233,23 @@ def test_a_tree_whose_mark_is_broken_is_refused(tmp_path):
     (tmp_path / MARK).write_text("{")
     with pytest.raises(ValueError, match=f"an unreadable {MARK}, wanted"):
         write_toyscapes(tmp_path, 0, TINY, SMALL)
+
+
+def test_grading_pulls_each_class_towards_its_colour_and_leaves_void_alone():
+    typical = city_style("ulm").typical
+    names = list(TYPICAL)
+    labels = np.array([[ID[name] for name in names] + [ID["static"]]], dtype=np.uint8)
+    image = np.full((1, len(names) + 1, 3), 100, dtype=np.float32)
+    air = weather_air(np.random.default_rng(0), city_style("ulm"))
+    grade(image, labels, air, typical)
+    for k, name in enumerate(names):
+        share = GRADING / 3 if name in ("traffic sign", "traffic light") else GRADING
+        wanted = 100 + share * (np.array(typical[k]) * air.light - 100)
+        assert image[0, k] == pytest.approx(wanted, rel=1e-5)
+    assert (image[0, -1] == 100).all()
+
+
+def test_cities_see_the_typical_colours_each_in_their_own_way():
+    ulm, jena = city_style("ulm").typical, city_style("jena").typical
+    assert not np.allclose(ulm, jena)
+    assert np.array(ulm) == pytest.approx(np.array(list(TYPICAL.values())), rel=0.2)
