@@ -75,9 +75,9 @@ PRESETS = {
     ),
     # minutes on a CPU: the default of the notebooks
     "quick": TrainConfig(
-        epochs=10,
+        epochs=9,
         batch=2,  # many small steps teach more in the same time than few large ones
-        learning_rate=3e-3,
+        learning_rate=1e-2,
         height=128,
         augmentation=Augmentation(crop=(96, 192)),
         identity_start=True,

@@ -13,6 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {f"notebook_{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
 
+EVERYTHING = NOTEBOOKS | {"data", "t1", "ss_t3"}
+
 
 @pytest.fixture
 def project(tmp_path) -> Path:
@@ -41,7 +43,12 @@ def finish(project: Path) -> None:
     """Leave the stamps of all jobs, as if they had been done now."""
     done = project / "data" / "runs" / "toyscapes" / "quick" / "seed0" / "done"
     done.mkdir(parents=True)
-    for name in ["data", "T1", *sorted(path.removeprefix("notebook_") for path in NOTEBOOKS)]:
+    for name in [
+        "data",
+        "T1",
+        "SS_T3",
+        *sorted(path.removeprefix("notebook_") for path in NOTEBOOKS),
+    ]:
         (done / name).touch()
 
 
@@ -53,10 +60,10 @@ def change(file: Path) -> None:
 
 
 def test_a_fresh_clone_does_everything_and_a_finished_one_nothing(project):
-    assert planned(project) == NOTEBOOKS | {"data", "t1"}
+    assert planned(project) == EVERYTHING
     finish(project)
     assert planned(project) == set()
-    assert planned(project, "SEED=1") == NOTEBOOKS | {"data", "t1"}
+    assert planned(project, "SEED=1") == EVERYTHING
 
 
 def test_a_changed_notebook_redoes_itself_and_the_tables(project):
@@ -68,4 +75,4 @@ def test_a_changed_notebook_redoes_itself_and_the_tables(project):
 def test_a_changed_source_redoes_what_is_made_with_it(project):
     finish(project)
     change(project / "cilkit" / "losses.py")
-    assert planned(project) == NOTEBOOKS | {"data", "t1"}
+    assert planned(project) == EVERYTHING
