@@ -21,18 +21,25 @@ SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("data/splits").g
 THREADS = max(1, workflow.cores // 2)  # two trainings side by side use two cores best
 STUDY = f"{DATA!r}, {RUNS!r}, {PRESET!r}, {SEED}"
 
-BEFORE = {  # notebook: the jobs it builds on
+TRAININGS = {  # job: stage and method; a method's run in T3 brings its run in T2 with it
+    "T1": ("T1", "SS"),
+    "SS_T2": ("T2", "SS"),
+    "SS_T3": ("T3", "SS"),
+    "FT": ("T3", "FT"),
+    "CIL_wo_weights": ("T3", "CIL (w/o weights)"),
+    "CIL": ("T3", "CIL"),
+}
+BEFORE = {  # notebook: the jobs whose runs it looks at
     "00_start_here": ["data"],
     "01_split_cityscapes": ["data"],
     "02_erfnet": ["T1"],
     "03_losses": ["data"],
     "04_metrics": ["T1"],
-    "05_train_t1": ["T1", "SS_T3"],
-    "06_ft_fe": ["T1"],
-    "10_cil": ["T1"],
+    "05_train_t1": ["SS_T2", "SS_T3"],
+    "06_ft_fe": ["FT"],
+    "10_cil": ["SS_T2", "SS_T3", "FT", "CIL_wo_weights", "CIL"],
     "12_results": ["05_train_t1", "06_ft_fe", "10_cil"],
 }
-PRIORITY = {"10_cil": 8, "06_ft_fe": 6, "05_train_t1": 5}  # the longest jobs first
 
 
 rule all:
@@ -58,30 +65,22 @@ rule data:
         "{sys.executable:q} -c {params.code:q}"
 
 
-rule t1:  # everything else waits for it, so it gets all cores
-    input:
-        DONE / "data",
-    output:
-        touch(DONE / "T1"),
-    priority: 9
-    threads: workflow.cores
-    params:
-        code=f"from cilkit import Study; Study({STUDY}).run('T1')",
-    shell:
-        "{sys.executable:q} -c {params.code:q}"
+for job, (stage, method) in TRAININGS.items():
 
-
-rule ss_t3:  # the longest training; it waits for nothing
-    input:
-        DONE / "data",
-    output:
-        touch(DONE / "SS_T3"),
-    priority: 7
-    threads: THREADS
-    params:
-        code=f"from cilkit import Study; Study({STUDY}).run('T3')",
-    shell:
-        "{sys.executable:q} -c {params.code:q}"
+    rule:
+        name:
+            f"train_{job}"
+        input:
+            SOURCES,
+            DONE / ("data" if job == "T1" else "T1"),
+        output:
+            touch(DONE / job),
+        priority: 2 if job == "T1" else 1
+        threads: workflow.cores if job == "T1" else THREADS  # all others wait for T1
+        params:
+            code=f"from cilkit import Study; Study({STUDY}).run({stage!r}, {method!r})",
+        shell:
+            "{sys.executable:q} -c {params.code:q}"
 
 
 for name, before in BEFORE.items():
@@ -97,7 +96,6 @@ for name, before in BEFORE.items():
             touch(DONE / name),
         log:  # not an output: Snakemake would delete the one that failed
             EXECUTED / f"{name}.ipynb",
-        priority: PRIORITY.get(name, 0)
         threads: THREADS
         params:
             strings=f"-r DATA {DATA!r} -r RUNS {RUNS!r} -r PRESET {PRESET!r}",

@@ -3,6 +3,8 @@
 from dataclasses import asdict, replace
 from pathlib import Path
 
+from filelock import FileLock
+
 from cilkit import runs
 from cilkit.classes import Split, Stage
 from cilkit.datasets import open_data, resolve
@@ -72,17 +74,32 @@ class Study:
     def _run(self, stage: Stage, name: str, method: Method | None, teacher: Run | None) -> Run:
         config = self._describe(stage, name, method, teacher)
         folder = self.folder / runs.run_name(stage, name)
-        if runs.is_finished(folder):
-            found = runs.load(folder)
-            if not (differences := _differences(found.config, config)):
-                return found
-            moved = runs.set_aside(folder)
-            print(f"{folder.name} was trained with other {', '.join(differences)}: training again.")
-            print(f"The old run lies in {moved}.")
+        if (found := self._matching(folder, config)) is not None:
+            return found
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder.with_name(f".{folder.name}.lock")):  # freed by the system if we crash
+            if (found := self._matching(folder, config)) is not None:
+                return found  # another process has trained it while we waited
+            if runs.is_finished(folder):
+                differences = ", ".join(_differences(runs.load(folder).config, config))
+                print(f"{folder.name} was trained with other {differences}: training again.")
+                print(f"The old run lies in {runs.set_aside(folder)}.")
+            return self._train(folder, config, stage, method, teacher)
+
+    def _matching(self, folder: Path, config: dict) -> Run | None:
+        """The run in a folder, if it is there and nothing that decides its outcome differs."""
+        if not runs.is_finished(folder):
+            return None
+        found = runs.load(folder)
+        return None if _differences(found.config, config) else found
+
+    def _train(
+        self, folder: Path, config: dict, stage: Stage, method: Method | None, teacher: Run | None
+    ) -> Run:
         height = self.config.height
         if teacher is None:
             images = self.data.single_stage(stage.name, height)
-            network, history = fit(images, self.config, self.seed, runs.run_name(stage, name))
+            network, history = fit(images, self.config, self.seed, folder.name)
         else:
             images = self.data.stage(stage.name, height=height)
             network, history = fit_stage(

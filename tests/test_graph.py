@@ -13,7 +13,8 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {f"notebook_{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
 
-EVERYTHING = NOTEBOOKS | {"data", "t1", "ss_t3"}
+TRAININGS = ["T1", "SS_T2", "SS_T3", "FT", "CIL_wo_weights", "CIL"]
+EVERYTHING = NOTEBOOKS | {"data"} | {f"train_{job}" for job in TRAININGS}
 
 
 @pytest.fixture
