@@ -19,4 +19,4 @@ for method in ("FT", "CIL"):
     network = study.run("T3", method).network()
     pictures[f"{method} after T3"] = predict(network, image[None], study.config)[0].argmax(dim=0)
 figure = plots.views(image, pictures, study.split)
-figure.savefig(Path(__file__).with_name("picture.png"), dpi=90)
+figure.savefig(Path(__file__).with_name("picture.png"), dpi=90, bbox_inches="tight")

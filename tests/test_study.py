@@ -1,6 +1,9 @@
 import json
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from threading import Barrier
 
 import pandas as pd
 import pytest
@@ -79,6 +82,27 @@ def test_a_run_is_trained_once_and_then_loaded(open_study, trained):
     again = open_study().run("T1")
     assert trained == ["T1"]
     assert again.digest() == first.digest() and again.scores == first.scores
+
+
+def test_of_two_that_ask_for_the_same_run_one_trains_and_the_other_waits(
+    open_study, trained, monkeypatch
+):
+    fit, started = study.fit, Barrier(2)
+
+    def slow(*arguments):
+        time.sleep(0.5)  # long enough for the other to ask, too
+        return fit(*arguments)
+
+    def ask(_):
+        one = open_study()
+        started.wait()
+        return one.run("T1").digest()
+
+    monkeypatch.setattr(study, "fit", slow)
+    with ThreadPoolExecutor(2) as threads:
+        first, second = threads.map(ask, range(2))
+    assert trained == ["T1"]
+    assert first == second
 
 
 def test_a_run_lies_in_a_folder_by_data_preset_and_seed(open_study, trained, tmp_path):
