@@ -14,8 +14,7 @@ RUNS = str(config.get("RUNS", "data/runs"))
 PRESET = str(config.get("PRESET", "quick"))
 SEED = int(config.get("SEED", 0))
 
-NAME = DATA if DATA == "toyscapes" else resolve(DATA).name.lower()
-FOLDER = resolve(RUNS) / NAME / PRESET / f"seed{SEED}"
+FOLDER = resolve(RUNS) / resolve(DATA).name.lower() / PRESET / f"seed{SEED}"
 DONE, EXECUTED = FOLDER / "done", FOLDER / "notebooks"
 SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("data/splits").glob("*.toml")]))
 THREADS = max(1, workflow.cores // 2)  # two trainings side by side use two cores best

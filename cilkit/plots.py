@@ -119,8 +119,7 @@ def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
             middle, 1.02, f"$S_{stage.number}$", ha="center", transform=ax.get_xaxis_transform()
         )
     ax.set_xlim(-0.6, len(shares) - 0.4)
-    ax.tick_params(axis="x", rotation=45)
-    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    _slant_names(ax)
     ax.legend(title=shares.columns.name)
     sns.despine(ax=ax)
     plt.close(fig)
@@ -160,8 +159,7 @@ def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]))
     ax.set(ylabel="IoU [%]", ylim=(0, 100), xlabel="")
-    ax.tick_params(axis="x", rotation=45)
-    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    _slant_names(ax)
     ax.grid(axis="y", alpha=0.3)
     ax.legend(ncols=table.shape[1], loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
     sns.despine(ax=ax)
@@ -180,8 +178,7 @@ def iou_heatmap(ious: Mapping[str, pd.Series], split: Split) -> Figure:
     )  # fmt: skip
     for stage in split.stages[:-1]:
         ax.axvline(stage.new.stop, color="white", linewidth=3)
-    ax.tick_params(axis="x", rotation=45)
-    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    _slant_names(ax)
     ax.tick_params(axis="y", rotation=0)
     plt.close(fig)
     return fig
@@ -218,8 +215,7 @@ def confusion(counts: pd.DataFrame, title: str = "") -> Figure:
         annot_kws={"size": 8}, cbar_kws={"label": "share of the row [%]", "shrink": 0.8},
     )  # fmt: skip
     ax.set(xlabel="predicted", ylabel="labelled", title=title)
-    ax.tick_params(axis="x", rotation=45)
-    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
+    _slant_names(ax)
     ax.tick_params(axis="y", rotation=0)
     plt.close(fig)
     return fig
@@ -297,6 +293,12 @@ def _show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
     ax.imshow(picture, cmap="gray", interpolation="nearest")
     if title:
         ax.set_title(title, fontsize=10)
+
+
+def _slant_names(ax: Axes) -> None:
+    """Turn the class names below an axis so that none covers its neighbour."""
+    ax.tick_params(axis="x", rotation=45)
+    plt.setp(ax.get_xticklabels(), ha="right", rotation_mode="anchor")
 
 
 def _picture(image: Tensor) -> np.ndarray:

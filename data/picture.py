@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from cilkit import Study, plots
+from cilkit import VOID, Study, belongs, plots
 from cilkit.train import predict
 
 SCENE = 15  # of the test images
@@ -11,9 +11,7 @@ study = Study("toyscapes", "data/runs", "quick", seed=0)
 image, truth = study.data.test_set("T3", study.config.height, native_labels=False)[SCENE]
 pictures = {}
 for name in ("T1", "T2", "T3"):
-    labels = truth.clone()
-    new = study.stage(name).new
-    labels[(labels < new.start) | (labels >= new.stop)] = 255
+    labels = truth.where(belongs(truth, study.stage(name).new), VOID)
     pictures[f"labels that stage {name} would get"] = labels
 for method in ("FT", "CIL"):
     network = study.run("T3", method).network()
