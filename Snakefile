@@ -20,24 +20,36 @@ SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("data/splits").g
 THREADS = max(1, workflow.cores // 2)  # two trainings side by side use two cores best
 STUDY = f"{DATA!r}, {RUNS!r}, {PRESET!r}, {SEED}"
 
-TRAININGS = {  # job: stage and method; a method's run in T3 brings its run in T2 with it
-    "T1": ("T1", "SS"),
-    "SS_T2": ("T2", "SS"),
-    "SS_T3": ("T3", "SS"),
-    "FT": ("T3", "FT"),
-    "CIL_wo_weights": ("T3", "CIL (w/o weights)"),
-    "CIL": ("T3", "CIL"),
+TRAININGS = {  # job: what it asks of the study, urgent and long ones first; T3 brings T2 with it
+    "T1": "run('T1')",
+    "LWM_teacher_T2": "new_teacher('T2')",
+    "LWM_teacher_T3": "new_teacher('T3')",
+    "LWM": "run('T3', 'LWM')",
+    "SS_T3": "run('T3')",
+    "CIL": "run('T3', 'CIL')",
+    "CIL_wo_weights": "run('T3', 'CIL (w/o weights)')",
+    "Michieli": "run('T3', 'Michieli')",
+    "LWOF": "run('T3', 'LWOF')",
+    "FT": "run('T3', 'FT')",
+    "SS_T2": "run('T2')",
+    "FE": "run('T3', 'FE')",
 }
+AFTER = dict.fromkeys(["T1", "LWM_teacher_T2", "LWM_teacher_T3", "SS_T2", "SS_T3"], ["data"])
+AFTER["LWM"] = ["T1", "LWM_teacher_T2", "LWM_teacher_T3"]  # all others wait for T1 alone
+SINGLE, MODEL_BASED = ["SS_T2", "SS_T3"], ["FT", "FE"]
 BEFORE = {  # notebook: the jobs whose runs it looks at
     "00_start_here": ["data"],
     "01_split_cityscapes": ["data"],
     "02_erfnet": ["T1"],
     "03_losses": ["data"],
     "04_metrics": ["T1"],
-    "05_train_t1": ["SS_T2", "SS_T3"],
-    "06_ft_fe": ["FT"],
-    "10_cil": ["SS_T2", "SS_T3", "FT", "CIL_wo_weights", "CIL"],
-    "12_results": ["05_train_t1", "06_ft_fe", "10_cil"],
+    "05_train_t1": ["T1", *SINGLE],
+    "06_ft_fe": MODEL_BASED,
+    "07_lwof": SINGLE + MODEL_BASED + ["LWOF"],
+    "08_lwm": SINGLE + MODEL_BASED + ["LWOF", "LWM"],
+    "09_michieli": SINGLE + MODEL_BASED + ["LWOF", "LWM", "Michieli"],
+    "10_cil": list(TRAININGS),
+    "12_results": list(TRAININGS),
 }
 
 
@@ -64,20 +76,20 @@ rule data:
         "{sys.executable:q} -c {params.code:q}"
 
 
-for job, (stage, method) in TRAININGS.items():
+for number, (job, call) in enumerate(TRAININGS.items()):
 
     rule:
         name:
             f"train_{job}"
         input:
             SOURCES,
-            DONE / ("data" if job == "T1" else "T1"),
+            [DONE / earlier for earlier in AFTER.get(job, ["T1"])],
         output:
             touch(DONE / job),
-        priority: 2 if job == "T1" else 1
-        threads: workflow.cores if job == "T1" else THREADS  # all others wait for T1
+        priority: len(TRAININGS) - number
+        threads: THREADS
         params:
-            code=f"from cilkit import Study; Study({STUDY}).run({stage!r}, {method!r})",
+            code=f"from cilkit import Study; Study({STUDY}).{call}",
         shell:
             "{sys.executable:q} -c {params.code:q}"
 

@@ -59,6 +59,11 @@ class LabelledImages(Dataset):
         image, labels = self.load(index)
         return image.as_subclass(Tensor) / 255, labels.as_subclass(Tensor).long()
 
+    def subset(self, indices: Sequence[int]) -> "LabelledImages":
+        """Some of the images, in the order of `indices`, with the same labels to be seen."""
+        samples = [self.samples[index] for index in indices]
+        return LabelledImages(samples, self.split, self.visible, self.height, self.native_labels)
+
     def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
         """Image (3, h, w) and labels (h, w), both uint8, as torchvision's transforms want them."""
         if index not in self._kept:
@@ -150,10 +155,7 @@ class StreetScenes:
         `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
         """
         stage = self.split.stage(name)
-        if labels not in ("new", "all"):
-            raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
-        visible = stage.new if labels == "new" else stage.seen
-        return LabelledImages(self.images(stage), self.split, visible, height)
+        return LabelledImages(self.images(stage), self.split, _visible(stage, labels), height)
 
     def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
         """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
@@ -162,10 +164,17 @@ class StreetScenes:
         return LabelledImages(samples, self.split, stages[-1].seen, height)
 
     def test_set(
-        self, name: str, height: int | None = None, native_labels: bool = True
+        self,
+        name: str,
+        height: int | None = None,
+        native_labels: bool = True,
+        labels: Literal["new", "all"] = "all",
     ) -> LabelledImages:
-        """The test images with the labels learned up to a stage, at their native size to score."""
-        visible = self.split.stage(name).seen
+        """The test images with the labels learned up to a stage, at their native size to score.
+
+        `labels="new"` shows only the classes of the stage itself.
+        """
+        visible = _visible(self.split.stage(name), labels)
         return LabelledImages(self.test, self.split, visible, height, native_labels)
 
     def fingerprint(self) -> str:
@@ -176,6 +185,12 @@ class StreetScenes:
                 name = file.relative_to(self.root).as_posix()
                 digest.update(f"{name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def _visible(stage: Stage, labels: str) -> slice:
+    if labels not in ("new", "all"):
+        raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
+    return stage.new if labels == "new" else stage.seen
 
 
 def resolve(path: Path | str) -> Path:

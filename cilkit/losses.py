@@ -54,6 +54,7 @@ def masked_distillation(
     The sum is divided by the number of masked pixels, not by the sum of the weights.
     Raises ValueError if the shapes do not match.
     """
+    _refuse_none(teacher_y)
     if log_y.shape != teacher_y.shape:
         raise ValueError(
             f"student has shape {tuple(log_y.shape)} but teacher has {tuple(teacher_y.shape)}; "
@@ -79,9 +80,15 @@ def entropy_weight(teacher_y: Tensor) -> Tensor:
 
     teacher_y (B, S, H, W) probabilities -> (B, H, W), from 1 (sure) to 1 + log2 S (clueless)
     """
+    _refuse_none(teacher_y)
     y = _at_least_float32(teacher_y)
     return 1 + torch.special.entr(y).sum(dim=1) / torch.log(torch.tensor(2.0, dtype=y.dtype))
 
 
 def _at_least_float32(x: Tensor) -> Tensor:
     return x if x.dtype == torch.float64 else x.float()
+
+
+def _refuse_none(teacher_y: Tensor | None) -> None:
+    if teacher_y is None:
+        raise ValueError("nothing to distil from: step.teacher (for LWM also new_teacher) is None")

@@ -23,20 +23,26 @@ class MeanIoU:
             n = classes.stop - classes.start
             self.counts[name] = torch.zeros(n, n, dtype=torch.long)
 
-    def update(self, logits: Tensor, labels: Tensor) -> None:
+    def update(self, logits: Tensor, labels: Tensor, first: int = 0) -> None:
         """Count one batch: logits (B, S, h, w), labels (B, H, W) at their native size.
+
+        `first` is the class of the first channel: not 0 for a model of later classes alone.
 
         The prediction is upsampled, nearest, to the labels. Taking the argmax before that gives
         the same classes as upsampling all the logits, for a fraction of time and memory.
         """
-        if (stop := max(classes.stop for classes in self.class_sets.values())) > logits.shape[1]:
+        start = min(classes.start for classes in self.class_sets.values())
+        stop = max(classes.stop for classes in self.class_sets.values())
+        if start < first or stop > first + logits.shape[1]:
             raise ValueError(
-                f"logits have {logits.shape[1]} channels but the class sets reach channel {stop}; "
-                "score a model only on classes that it has learned"
+                f"logits are of classes {first} to {first + logits.shape[1] - 1} but the class "
+                f"sets reach from {start} to {stop - 1}; score a model only on classes that it has "
+                "learned"
             )
         for name, classes in self.class_sets.items():
             n = classes.stop - classes.start
-            prediction = logits[:, classes].argmax(dim=1)  # (B, h, w)
+            channels = slice(classes.start - first, classes.stop - first)
+            prediction = logits[:, channels].argmax(dim=1)  # (B, h, w)
             prediction = _nearest(prediction, labels.shape[-2:])  # (B, H, W)
             truth = restrict(labels, classes)
             seen = truth < n

@@ -6,28 +6,44 @@ import inspect
 import platform
 import textwrap
 from contextlib import suppress
+from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 
 import torch
 
-from cilkit.methods import Method
+from cilkit.methods import Memory, Method
 from cilkit.train import TrainConfig, make_fabric, used_precision
 
 # what a training computes depends on these modules, besides the file of its method
 SHARED_CODE = ("classes", "datasets", "transforms", "erfnet", "losses", "metrics", "train")
 
 
-def code_version(method: Method | None) -> str:
-    """Hash of the code that decides what a training computes; comments and docstrings are free."""
+def code_version(method: Method | None) -> dict[str, str | None]:
+    """Hashes of the code that decides what a training computes; comments and docstrings are free.
+
+    "shared" is that of all trainings, "method" that of the method and its fields (None without).
+    """
     digest = hashlib.sha256()
     for name in SHARED_CODE:
         source = (Path(__file__).parent / f"{name}.py").read_text(encoding="utf-8")
         digest.update(_without_prose(source).encode())
-    if method is not None:
-        digest.update(repr((method.name, method.teacher, method.second_decoder)).encode())
-        digest.update(_code_of(method).encode())
+    return {
+        "shared": digest.hexdigest()[:16],
+        "method": None if method is None else _method_version(method),
+    }
+
+
+def _method_version(method: Method) -> str:
+    digest = hashlib.sha256(_code_of(method).encode())
+    chosen = {field.name: getattr(method, field.name) for field in fields(method)}
+    del chosen["loss"], chosen["equation"]
+    digest.update(repr(_content(chosen, set())).encode())
+    if method.memory is not None:
+        for name in ("memory.py", "methods/lwm.py"):  # what chooses, and the rules of the kit
+            source = (Path(__file__).parent / name).read_text(encoding="utf-8")
+            digest.update(_without_prose(source).encode())
     return digest.hexdigest()[:16]
 
 
@@ -63,6 +79,10 @@ def _content(value: object, seen: set) -> object:
         return [_content(part, seen) for part in parts]
     if isinstance(value, tuple):
         return [_content(part, seen) for part in value]
+    if isinstance(value, dict):
+        return [(name, _content(part, seen)) for name, part in value.items()]
+    if isinstance(value, Memory):
+        return _content((value.rule, value.size), seen)
     if not inspect.isfunction(value):
         return repr(value)
     if value in seen or value.__module__.partition(".")[0] in ("cilkit", "torch"):

@@ -7,10 +7,15 @@ import os
 import re
 import shutil
 import uuid
+from collections.abc import Mapping, Sequence
+from copy import deepcopy
 from dataclasses import dataclass
+from io import BytesIO
 from pathlib import Path
 
 import pandas as pd
+from matplotlib.figure import Figure
+from pandas.io.formats.style import Styler
 from safetensors.torch import load_file, save_file
 
 from cilkit.classes import Split, Stage
@@ -18,6 +23,20 @@ from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
 
 FILES = ("weights.safetensors", "config.json", "history.csv", "scores.json")
+NEW_TEACHER = "LWM teacher"  # the model of the new classes alone, eq. (6)
+NOTEBOOKS = {  # which notebook makes the runs of a method
+    "T1": "05_train_t1",
+    "SS": "05_train_t1",
+    "FT": "06_ft_fe",
+    "FE": "06_ft_fe",
+    "LWOF": "07_lwof",
+    "LWM": "08_lwm",
+    NEW_TEACHER: "08_lwm",
+    "Michieli": "09_michieli",
+    "CIL (w/o weights)": "10_cil",
+    "CIL": "10_cil",
+}
+SAME_IN_A_TABLE = ("data", "preset", "train", "split", "files", "code")
 
 
 @dataclass(frozen=True)
@@ -61,9 +80,11 @@ class Run:
 
 def run_name(stage: Stage, method: str) -> str:
     """Folder name of a run: "T1" for the first stage, which all methods share, else "CIL_T2"."""
-    if stage.number == 1:
-        return stage.name
-    return re.sub(r"\W+", "_", method.replace("w/o", "wo")).strip("_") + f"_{stage.name}"
+    return stage.name if stage.number == 1 else f"{_as_file(method)}_{stage.name}"
+
+
+def _as_file(method: str) -> str:
+    return re.sub(r"\W+", "_", method.replace("w/o", "wo")).strip("_")
 
 
 def save(
@@ -115,9 +136,12 @@ def load(folder: Path) -> Run:
                 "train again"
             )
         found = ", ".join(run.folder.name for run in find(folder.parent)) or "none"
+        made_by = {_as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
+        notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
+        maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
         raise FileNotFoundError(
-            f"no run {folder.name!r} in {folder.parent} (found: {found}); "
-            "the notebook that trains it saves it there, run that first"
+            f"no run {folder.name!r} in {folder.parent} (found: {found}); {maker} "
+            f"{folder.name!r}, run that first"
         )
     return Run(
         folder,
@@ -147,18 +171,85 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(target)
 
 
-def scores(folder: Path) -> pd.DataFrame:
-    """The scores of all finished runs below a folder as one tidy table, mIoU in %.
+def scores(found: Path | Sequence[Run]) -> pd.DataFrame:
+    """The scores of some runs, or of all below a folder, as one tidy table, mIoU in %.
 
     Columns: data, preset, seed, method, stage, task, miou.
     """
     columns = ["data", "preset", "seed", "method", "stage"]
     rows = [
         [run.config[column] for column in columns] + [task, value]
-        for run in find(folder)
+        for run in (find(found) if isinstance(found, Path) else found)
         for task, value in run.scores["miou"].items()
     ]
     return pd.DataFrame(rows, columns=[*columns, "task", "miou"]).astype({"miou": float})
+
+
+def differences(found: dict, wanted: dict) -> list[str]:
+    """Names of the fields of `wanted` that differ in another configuration.
+
+    Those of `train` go by their own names.
+    """
+    was, now = found.get("train", {}), wanted.get("train", {})
+    differ = [k for k in was | now if was.get(k, ...) != now.get(k, ...)]
+    return differ + [k for k in wanted if k != "train" and found.get(k, ...) != wanted[k]]
+
+
+def check_comparable(found: Sequence[Run]) -> None:
+    """A ValueError if runs differ in more than seed, method and stage: no table may mix them."""
+
+    def decisive(run: Run) -> dict:
+        config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
+        code = config["code"]  # of an older kit it is one text
+        return config | {"code": code.get("shared") if isinstance(code, dict) else code}
+
+    for run in found[1:]:
+        if fields := differences(decisive(found[0]), decisive(run)):
+            raise ValueError(
+                f"{found[0].folder} and {run.folder} differ in {', '.join(fields)}; a table holds "
+                "runs of one configuration. Choose runs of one, or run the notebooks again, which "
+                "replaces those that do not match"
+            )
+
+
+def save_results(folder: Path, results: Mapping[str, pd.DataFrame | Styler | Figure]) -> None:
+    """Write tables as CSV and LaTeX (booktabs), figures as PNG and SVG, each under its name.
+
+    A file is there whole or as it was before.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    for name, result in results.items():
+        files = _figure_files(result) if isinstance(result, Figure) else _table_files(result)
+        for suffix, content in files.items():
+            unfinished = folder / f".{name}.{suffix}-{uuid.uuid4().hex[:8]}"
+            try:
+                unfinished.write_bytes(content)
+                unfinished.replace(folder / f"{name}.{suffix}")
+            finally:
+                unfinished.unlink(missing_ok=True)
+
+
+def _figure_files(figure: Figure) -> dict[str, bytes]:
+    files = {}
+    for suffix in ("png", "svg"):
+        buffer = BytesIO()
+        figure.savefig(buffer, format=suffix, bbox_inches="tight", dpi=150)
+        files[suffix] = buffer.getvalue()
+    return files
+
+
+def _table_files(table: pd.DataFrame | Styler) -> dict[str, bytes]:
+    styled = table if isinstance(table, Styler) else table.style.format(precision=1, na_rep="–")
+    styled = deepcopy(styled)
+    plain = styled.data
+    styled.data = plain.map(
+        lambda cell: cell.replace("&", r"\&") if isinstance(cell, str) else cell
+    )
+    latex = styled.to_latex(convert_css=True, hrules=True)
+    latex = re.sub(r"(?<!\\)([_%#])", r"\\\1", latex)
+    for sign, command in (("∪", r"$\cup$"), ("–", "--")):
+        latex = latex.replace(sign, command)
+    return {"csv": plain.to_csv().encode(), "tex": latex.encode()}
 
 
 def _as_dict(scores: MeanIoU, split: Split) -> dict:

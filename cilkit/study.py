@@ -1,16 +1,20 @@
 """A study: one data set, preset and seed, and its runs, loaded where they exist, else trained."""
 
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
+from types import MappingProxyType
 
+import pandas as pd
 from filelock import FileLock
 
 from cilkit import runs
 from cilkit.classes import Split, Stage
-from cilkit.datasets import open_data, resolve
+from cilkit.datasets import LabelledImages, open_data, resolve
+from cilkit.memory import check_size, choose, rate
 from cilkit.methods import Method, get_method
 from cilkit.provenance import code_version, environment
-from cilkit.runs import Run
+from cilkit.runs import NEW_TEACHER, Run
 from cilkit.train import TrainConfig, evaluate, fit, fit_stage, get_config
 
 
@@ -21,6 +25,7 @@ class Study:
         study.run("T1")          the model of stage T1
         study.run("T2")          single-stage training (SS) with the classes up to T2
         study.run("T2", "CIL")   CIL in stage T2; its teacher is study.run("T1")
+        study.memory("T1")       the images of T1 that LWM remembers
 
     Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
     """
@@ -56,23 +61,64 @@ class Study:
     def run(self, stage: str, method: str | Method = "SS") -> Run:
         """The run of a method in a stage: loaded if one matches, trained if not.
 
-        A run matches if data, split, configuration, seed, teacher and the code that trained it
+        A run matches if data, split, configuration, seed, teachers and the code that trained it
         are the same. One that does not is set aside, after saying in what it differs.
         """
-        at = self.stage(stage)
+        at, height = self.stage(stage), self.config.height
         if isinstance(method, str) and method != "SS":
             method = get_method(method)
         if at.number == 1 or method == "SS":
-            return self._run(at, "SS" if at.number > 1 else at.name, None, None)
-        teacher = self.run(self.split.before(at).name, method)
-        return self._run(at, method.name, method, teacher)
+            images = self.data.single_stage(stage, height)
+            return self._run(at, "SS" if at.number > 1 else stage, images)
+        if method.memory is not None:  # before anything is trained for it
+            for earlier in self.split.stages[: at.number - 1]:
+                check_size(method.memory, len(self.data.images(earlier)))
+        models = {"teacher": self.run(self.split.before(at).name, method)}
+        if method.memory is not None:
+            models["new_teacher"] = self.new_teacher(stage)
+        images = self.data.stage(stage, method.labels, height)
+        return self._run(at, method.name, images, method, models)
+
+    def new_teacher(self, stage: str) -> Run:
+        """The second teacher of LWM: a model trained on the new classes of a stage alone."""
+        if self.stage(stage).number == 1:
+            return self.run(stage)  # all its classes are new
+        return self._run(self.stage(stage), NEW_TEACHER, self._new_images(stage))
+
+    def ratings(self, stage: str, method: str | Method = "LWM") -> pd.DataFrame:
+        """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
+        model = self.run(stage, method)
+        return rate(self._new_images(stage), model.network(), self.config)
+
+    def memory(self, stage: str, method: str | Method = "LWM") -> LabelledImages:
+        """The images that a method remembers of a stage, with the labels of that stage.
+
+        Its own run in the stage rates them.
+        """
+        method = get_method(method) if isinstance(method, str) else method
+        if method.memory is None:
+            raise ValueError(
+                f"{method.name} has no memory; give it one: replace(method, memory=Memory(...))"
+            )
+        kept = choose(self.ratings(stage, method), method.memory, self.seed)
+        return self._new_images(stage).subset(kept)
 
     def exists(self, stage: str, method: str = "SS") -> bool:
         """Whether a finished run lies in the folder, without asking whether it matches."""
         return runs.is_finished(self.folder / runs.run_name(self.stage(stage), method))
 
-    def _run(self, stage: Stage, name: str, method: Method | None, teacher: Run | None) -> Run:
-        config = self._describe(stage, name, method, teacher)
+    def _new_images(self, stage: str) -> LabelledImages:
+        return self.data.stage(stage, "new", self.config.height)
+
+    def _run(
+        self,
+        stage: Stage,
+        name: str,
+        images: LabelledImages,
+        method: Method | None = None,
+        models: Mapping[str, Run] = MappingProxyType({}),
+    ) -> Run:
+        config = self._describe(stage, name, method, models)
         folder = self.folder / runs.run_name(stage, name)
         if (found := self._matching(folder, config)) is not None:
             return found
@@ -81,37 +127,52 @@ class Study:
             if (found := self._matching(folder, config)) is not None:
                 return found  # another process has trained it while we waited
             if runs.is_finished(folder):
-                differences = ", ".join(_differences(runs.load(folder).config, config))
+                differences = ", ".join(runs.differences(runs.load(folder).config, config))
                 print(f"{folder.name} was trained with other {differences}: training again.")
                 print(f"The old run lies in {runs.set_aside(folder)}.")
-            return self._train(folder, config, stage, method, teacher)
+            return self._train(folder, config, stage, images, method, models)
 
     def _matching(self, folder: Path, config: dict) -> Run | None:
         """The run in a folder, if it is there and nothing that decides its outcome differs."""
         if not runs.is_finished(folder):
             return None
         found = runs.load(folder)
-        return None if _differences(found.config, config) else found
+        return None if runs.differences(found.config, config) else found
 
     def _train(
-        self, folder: Path, config: dict, stage: Stage, method: Method | None, teacher: Run | None
+        self,
+        folder: Path,
+        config: dict,
+        stage: Stage,
+        images: LabelledImages,
+        method: Method | None,
+        models: Mapping[str, Run],
     ) -> Run:
-        height = self.config.height
-        if teacher is None:
-            images = self.data.single_stage(stage.name, height)
+        if method is None:
             network, history = fit(images, self.config, self.seed, folder.name)
+            learned = images.visible
         else:
-            images = self.data.stage(stage.name, height=height)
+            earlier = self.split.stages[: stage.number - 1] if method.memory is not None else ()
             network, history = fit_stage(
-                method, images, stage, teacher.network(), self.config, self.seed
+                method,
+                images,
+                stage,
+                config=self.config,
+                seed=self.seed,
+                memory=[self.memory(before.name, method) for before in earlier],
+                **{role: run.network() for role, run in models.items()},
             )
-        test = self.data.test_set(stage.name, height)
-        scores = evaluate(network, test, self.split.class_sets(stage), self.config)
+            learned = stage.seen
+        labels = "new" if learned == stage.new else "all"
+        test = self.data.test_set(stage.name, self.config.height, labels=labels)
+        sets = self.split.class_sets(stage).items()
+        sets = {task: classes for task, classes in sets if classes.start >= learned.start}
+        scores = evaluate(network, test, sets, self.config)
         config["environment"] = environment(self.config)
         return runs.save(folder, network, config, history, scores, self.split)
 
     def _describe(
-        self, stage: Stage, name: str, method: Method | None, teacher: Run | None
+        self, stage: Stage, name: str, method: Method | None, models: Mapping[str, Run]
     ) -> dict:
         """What decides the outcome of a run, in the form in which it is saved."""
         return {
@@ -123,19 +184,11 @@ class Study:
             "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
             "split": _plain(asdict(self.split)),
             "files": self.data.fingerprint(),
-            "teacher": teacher.digest() if teacher else None,
+            "teacher": None,
+            "new_teacher": None,
+            **{role: run.digest() for role, run in models.items()},
             "code": code_version(method),
         }
-
-
-def _differences(found: dict, wanted: dict) -> list[str]:
-    """Names of the fields that differ, those of `train` by their own."""
-    train = [
-        field
-        for field in wanted["train"]
-        if found.get("train", {}).get(field, ...) != wanted["train"][field]
-    ]
-    return train + [k for k in wanted if k != "train" and found.get(k, ...) != wanted[k]]
 
 
 def _plain(value: object) -> object:

@@ -1,7 +1,7 @@
 """Training: the configuration and its presets, one loop for all methods, and evaluation."""
 
 import logging
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field, replace
@@ -12,10 +12,10 @@ import pandas as pd
 import torch
 from lightning_fabric import Fabric
 from torch import Tensor
-from torch.utils.data import DataLoader, default_collate
+from torch.utils.data import ConcatDataset, DataLoader, Dataset, default_collate
 from tqdm import tqdm
 
-from cilkit.classes import Stage, unknown
+from cilkit.classes import Stage, restrict, unknown
 from cilkit.datasets import LabelledImages, resolve
 from cilkit.erfnet import ERFNet, add_classes, add_decoder, load_weights, start_as_identity
 from cilkit.losses import cross_entropy
@@ -75,7 +75,7 @@ PRESETS = {
     ),
     # minutes on a CPU: the default of the notebooks
     "quick": TrainConfig(
-        epochs=9,
+        epochs=8,
         batch=2,  # many small steps teach more in the same time than few large ones
         learning_rate=1e-2,
         height=128,
@@ -107,14 +107,16 @@ def fit(
 ) -> tuple[ERFNet, pd.DataFrame]:
     """Train on all the labels of a data set: stage T1, eq. (1), or single-stage SS, eq. (2).
 
-    Returns the network, with a channel for each visible class, and the history by epoch.
+    Shown only the new classes of a stage, it makes the second teacher of LWM, eq. (6). Returns
+    the network, with a channel for each visible class, and the history by epoch.
     """
+    visible = images.visible
 
     def loss(logits: Tensor, _: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"ce": cross_entropy(logits.log_softmax(dim=1), labels)}
+        return {"ce": cross_entropy(logits.log_softmax(dim=1), restrict(labels, visible))}
 
     with _seeded(seed, "network"):
-        network = _new_network(images.visible.stop, config)
+        network = _new_network(visible.stop - visible.start, config)
         history = _loop(network, images, loss, config, seed, name)
     return network, history
 
@@ -126,40 +128,110 @@ def fit_stage(
     teacher: ERFNet,
     config: TrainConfig,
     seed: int = 0,
+    memory: Sequence[LabelledImages] = (),
+    new_teacher: ERFNet | None = None,
 ) -> tuple[ERFNet, pd.DataFrame]:
     """Train a method in a stage, with the model of the stage before as its teacher.
 
-    Returns the network, with a channel for each old and new class, and the history by epoch.
+    A method with a memory takes remembered images of each earlier stage, oldest first, and a
+    model of the new classes alone. Returns the network, with a channel for each old and new
+    class, and the history by epoch. Raises ValueError if the data show other labels or images
+    than the method declares, or a model is missing or has other classes.
     """
+    _check_models(method, stage, teacher, new_teacher)
+    _check_labels(method, stage, images, memory)
     new = stage.new.stop - stage.new.start
-    if teacher.num_classes != stage.old.stop:
-        raise ValueError(
-            f"the teacher knows {teacher.num_classes} classes but stage {stage.name} follows "
-            f"{stage.old.stop} old ones; take the model of the stage before {stage.name}"
-        )
     fabric = make_fabric(config)
-    frozen_teacher = _placed(deepcopy(teacher), fabric, config).eval().requires_grad_(False)
+    teachers = [
+        _placed(deepcopy(model), fabric, config).eval().requires_grad_(False) if wanted else None
+        for model, wanted in ((teacher, method.teacher), (new_teacher, method.memory is not None))
+    ]
 
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        teacher_y = None
-        if method.teacher:
-            with torch.no_grad(), fabric.autocast():
-                teacher_y = frozen_teacher(pixels).float().softmax(dim=1)  # (B, O, H, W)
-        return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new))
+        with torch.no_grad(), fabric.autocast():  # (B, O, H, W) and (B, N, H, W)
+            teacher_y, new_teacher_y = (
+                model(pixels).float().softmax(dim=1) if model is not None else None
+                for model in teachers
+            )
+        return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new, new_teacher_y))
 
     with _seeded(seed, "network"):
+        frozen: list[torch.nn.Module] = []
         if method.second_decoder:  # the old decoders stay as they are (Fig. 2)
             network = add_decoder(teacher, new)
             *frozen, new_decoder = network.decoders
             if config.identity_start:
                 start_as_identity(new_decoder)
         elif config.start == "teacher":
-            network, frozen = add_classes(teacher, new), []
+            network = add_classes(teacher, new)
         else:
-            network, frozen = _new_network(teacher.num_classes + new, config), []
+            network = _new_network(teacher.num_classes + new, config)
+        if method.freeze_encoder:
+            frozen.append(network.encoder)
         name = f"{method.name} {stage.name}"
-        history = _loop(network, images, loss, config, seed, name, frozen)
+        history = _loop(network, images, loss, config, seed, name, frozen, memory)
     return network, history
+
+
+def _check_models(
+    method: Method, stage: Stage, teacher: ERFNet | None, new_teacher: ERFNet | None
+) -> None:
+    if teacher is None:
+        raise ValueError(
+            f"{method.name} in {stage.name} starts from the model of the stage before, and none "
+            "came. 05_train_t1.ipynb makes that of T1, the method's own notebook the later ones; "
+            "Study.run(stage, method) makes what is missing"
+        )
+    if teacher.num_classes != stage.old.stop:
+        raise ValueError(
+            f"the teacher knows {teacher.num_classes} classes but stage {stage.name} follows "
+            f"{stage.old.stop} old ones; take the model of the stage before {stage.name}"
+        )
+    new = stage.new.stop - stage.new.start
+    if method.memory is not None and (new_teacher is None or new_teacher.num_classes != new):
+        came = "none" if new_teacher is None else f"one of {new_teacher.num_classes} classes"
+        raise ValueError(
+            f"{method.name} needs a second teacher, trained on the {new} new classes of "
+            f"{stage.name} alone, eq. (6); came: {came}. Study.new_teacher({stage.name!r}) makes it"
+        )
+    if method.memory is None and new_teacher is not None:
+        raise ValueError(f"{method.name} has no second teacher; leave new_teacher out")
+
+
+def _check_labels(
+    method: Method, stage: Stage, images: LabelledImages, memory: Sequence[LabelledImages]
+) -> None:
+    """Whether the data show a method exactly what it declares to need."""
+    _check_view(f"{method.name} in {stage.name}", images, stage, method.visible(stage))
+    earlier = images.split.stages[: stage.number - 1] if method.memory is not None else ()
+    if len(memory) != len(earlier):
+        raise ValueError(
+            f"{method.name} in {stage.name} may remember images of "
+            f"{', '.join(s.name for s in earlier) or 'no stage'}; came: {len(memory)} sets of "
+            "images. Its field `memory` says what it may keep, Study.memory(stage, method) gives it"
+        )
+    for remembered, of in zip(memory, earlier, strict=True):
+        what = f"the memory of {of.name} of {method.name} in {stage.name}"
+        _check_view(what, remembered, of, of.new)
+        if len(remembered) != method.memory.size:
+            raise ValueError(
+                f"{what} holds {len(remembered)} images; its size is {method.memory.size}. "
+                f"Study.memory({of.name!r}, method) chooses as many"
+            )
+
+
+def _check_view(what: str, images: LabelledImages, stage: Stage, visible: slice) -> None:
+    if images.visible != visible:
+        may, shown = (", ".join(images.split.names(s)) for s in (visible, images.visible))
+        raise ValueError(
+            f"{what} may see labels of {may}; the data set shows {shown}. Open it with "
+            f"data.stage({stage.name!r}, labels={'new' if visible == stage.new else 'all'!r})"
+        )
+    if foreign := sorted({sample.city for sample in images.samples} - set(stage.cities)):
+        raise ValueError(
+            f"{what} may see images of {', '.join(stage.cities)}; the data set shows "
+            f"{', '.join(foreign)}. Open it with data.stage({stage.name!r})"
+        )
 
 
 def _loop(
@@ -169,12 +241,13 @@ def _loop(
     config: TrainConfig,
     seed: int,
     name: str,
-    frozen: list[torch.nn.Module] | None = None,
+    frozen: Sequence[torch.nn.Module] = (),
+    memory: Sequence[LabelledImages] = (),
 ) -> pd.DataFrame:
     """The one training loop; it trains `network` in place and returns the history by epoch.
 
     loss(logits, pixels, labels) gives the terms by name; `frozen` parts keep their weights and
-    their batch-norm statistics.
+    their batch-norm statistics; with a `memory`, each batch holds as many remembered images.
     """
     steps = len(images) // config.batch
     if steps == 0:
@@ -183,23 +256,25 @@ def _loop(
             "images; use a smaller batch or more images"
         )
     fabric = make_fabric(config)
-    for part in frozen or []:
+    for part in frozen:
         part.requires_grad_(False)
     _placed(network, fabric, config)
     trainable = [parameter for parameter in network.parameters() if parameter.requires_grad]
     adam = torch.optim.Adam(trainable, config.learning_rate, weight_decay=config.weight_decay)
     model, optimizer = fabric.setup(network, adam)
-    augmented = Augmented(images, config.augmentation, seed)
+    parts = [Augmented(images, config.augmentation, seed)]
+    parts += [Augmented(m, config.augmentation, seed, f"memory {i}") for i, m in enumerate(memory)]
     history = []
     with tqdm(total=config.epochs * steps, desc=name, unit="step", mininterval=1) as bar:
         for epoch in range(config.epochs):
             started = perf_counter()
             model.train()
-            for part in frozen or []:
+            for part in frozen:
                 part.eval()
-            augmented.epoch = epoch
+            for part in parts:
+                part.epoch = epoch
             sums: dict[str, Tensor] = {}
-            for step, (pixels, labels) in enumerate(_batches(augmented, config, seed)):
+            for step, (pixels, labels) in enumerate(_batches(parts, config, seed)):
                 _set_learning_rate(optimizer, config, epoch, step / steps)
                 pixels, labels = pixels.to(fabric.device), labels.to(fabric.device)
                 terms = loss(model(pixels), pixels, labels)
@@ -222,14 +297,34 @@ def _loop(
     return pd.DataFrame(history)
 
 
-def _batches(augmented: Augmented, config: TrainConfig, seed: int) -> DataLoader:
-    """One epoch in an order drawn from (seed, epoch) alone."""
-    generator = torch.Generator().manual_seed(derive_seed(seed, "order", augmented.epoch))
-    order = torch.randperm(len(augmented), generator=generator).tolist()
+def _batches(
+    parts: Sequence[Augmented], config: TrainConfig, seed: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of the first part, each batch joined by one of all others, its memory.
+
+    Orders are drawn from (seed, epoch) alone; the memory starts again as often as it must.
+    """
+    images, *memory = parts
+    loaders = [_loader(images, len(images), config, seed, "order", images.epoch)]
+    if memory:
+        remembered = ConcatDataset(memory)
+        loaders.append(_loader(remembered, len(images), config, seed, "memory order", images.epoch))
+    for batches in zip(*loaders, strict=True):
+        pixels, labels = zip(*batches, strict=True)
+        yield torch.cat(pixels), torch.cat(labels)
+
+
+def _loader(
+    images: Dataset, count: int, config: TrainConfig, seed: int, *purpose: str | int
+) -> DataLoader:
+    """Batches of `count` images in random order, all once before any comes again."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, *purpose))
+    rounds = -(-count // len(images))
+    order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
     return DataLoader(
-        augmented,
+        images,
         config.batch,
-        sampler=order,
+        sampler=torch.cat(order)[:count].tolist(),
         drop_last=True,
         num_workers=config.workers,
         generator=generator,
@@ -248,16 +343,26 @@ def _set_learning_rate(
 def evaluate(
     network: ERFNet, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
 ) -> MeanIoU:
-    """Score a network on a data set for all class sets in one pass (Sec. IV-A)."""
+    """Score a network on a data set for all class sets in one pass (Sec. IV-A).
+
+    The channels of the network are the visible classes of the data set, or ValueError.
+    """
+    visible = images.visible
+    if network.num_classes != visible.stop - visible.start:
+        raise ValueError(
+            f"the network has {network.num_classes} channels but the data set shows the classes "
+            f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
+            "the network stands: data.test_set(stage)"
+        )
     scores = MeanIoU(class_sets)
     with tqdm(total=len(images), desc="evaluate", unit="image", leave=False, mininterval=1) as bar:
-        for pixels, labels in _same_size(images, most=8):
-            scores.update(predict(network, pixels, config), labels)
+        for pixels, labels in same_size(images, most=8):
+            scores.update(predict(network, pixels, config), labels, visible.start)
             bar.update(len(pixels))
     return scores
 
 
-def _same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+def same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tensor]]:
     """The images in order, in batches of at most `most` neighbours of one size."""
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):

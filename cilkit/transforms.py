@@ -90,8 +90,11 @@ class Augmented(Dataset):
     Set `epoch` before each epoch. Neither the order of access nor the number of workers matters.
     """
 
-    def __init__(self, images: LabelledImages, augmentation: Augmentation, seed: int):
-        self.images, self.seed, self.epoch = images, seed, 0
+    def __init__(
+        self, images: LabelledImages, augmentation: Augmentation, seed: int, name: str = "new"
+    ):
+        """`name` tells data sets apart that are used side by side, so that each draws its own."""
+        self.images, self.seed, self.name, self.epoch = images, seed, name, 0
         self.pipeline = augmentation.pipeline(tuple(images.load(0)[0].shape[1:]))
 
     def __len__(self) -> int:
@@ -100,7 +103,7 @@ class Augmented(Dataset):
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
             torch.default_generator.manual_seed(
-                derive_seed(self.seed, "augmentation", self.epoch, index)
+                derive_seed(self.seed, "augmentation", self.name, self.epoch, index)
             )
             image, labels = self.pipeline(*self.images.load(index))
         return image.as_subclass(Tensor), labels.as_subclass(Tensor).long()  # (3, H, W), (H, W)

@@ -5,6 +5,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from PIL import Image
@@ -12,6 +13,9 @@ from PIL import Image
 from cilkit.classes import ROOT, Split, load_split
 from cilkit.datasets import StreetScenes, open_data
 from cilkit.erfnet import ERFNet
+from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods.lwm import balanced
+from cilkit.runs import Run
 from cilkit.train import PRESETS, TrainConfig
 from cilkit.transforms import Augmentation
 
@@ -39,6 +43,18 @@ def tiny() -> TrainConfig:
 def make_network():
     """make_network(5, 6) is a network of 5 and 6 classes that reacts to its input as if trained."""
     return _make_network
+
+
+@pytest.fixture(scope="session")
+def small():
+    """small("LWM") is the method of that name, with a memory that tiny scenes can fill."""
+    return _small
+
+
+@pytest.fixture(scope="session")
+def make_run():
+    """make_run("CIL", "T2", 0, {"task1": 80.0}) is a finished run; more replaces its config."""
+    return _make_run
 
 
 @pytest.fixture(scope="session")
@@ -105,6 +121,27 @@ def _make_network(*classes: int, normalise: bool = False, seed: int = 0) -> ERFN
         for norm in norms:
             norm.momentum = 0.1
     return network.eval()
+
+
+def _small(name: str) -> Method:
+    method = METHODS[name]
+    return method if method.memory is None else replace(method, memory=Memory(balanced, 2))
+
+
+def _make_run(method: str, stage: str, seed: int = 0, miou: dict | None = None, **changes) -> Run:
+    config = {
+        "data": "toyscapes",
+        "preset": "quick",
+        "seed": seed,
+        "method": method,
+        "stage": stage,
+        "train": {"epochs": 8, "batch": 2},
+        "split": {"name": "cityscapes"},
+        "files": "0123",
+        "code": {"shared": "4567", "method": None if method in ("T1", "SS") else method},
+    }
+    folder = Path("runs") / f"seed{seed}" / f"{method}_{stage}"
+    return Run(folder, config | changes, pd.DataFrame(), {"miou": miou or {}})
 
 
 def _write_png(file: Path, pixels: np.ndarray) -> Path:

@@ -90,6 +90,26 @@ def test_the_test_set_is_labelled_with_what_was_learned_up_to_the_stage(scenes):
             assert data[index][1].equal(torch.where(truth < stop, truth, VOID))
 
 
+@pytest.mark.parametrize(("name", "start", "stop"), [("T1", 0, 5), ("T2", 5, 11), ("T3", 11, 19)])
+def test_the_test_set_may_be_labelled_with_the_new_classes_alone(scenes, name, start, stop):
+    data = scenes.test_set(name, labels="new")
+    assert data.visible == slice(start, stop) and data.samples == scenes.test_set(name).samples
+    for index, sample in enumerate(data.samples):
+        truth = true_channels(sample, scenes.split)
+        assert data[index][1].equal(truth.where((truth >= start) & (truth < stop), VOID))
+
+
+def test_a_subset_is_some_of_the_images_in_the_order_asked_for(scenes):
+    data = scenes.stage("T2", height=16)
+    some = data.subset([4, 1])
+    assert len(some) == 2 and some.visible == data.visible
+    for index, wanted in enumerate((4, 1)):
+        assert some.samples[index] == data.samples[wanted]
+        assert all(one.equal(other) for one, other in zip(some[index], data[wanted], strict=True))
+    native = scenes.test_set("T1", height=16).subset([2])
+    assert [tuple(part.shape[-2:]) for part in native[0]] == [(16, 32), (32, 64)]
+
+
 def test_the_held_back_city_is_in_no_set(scenes):
     assert (scenes.root / "leftImg8bit" / "train" / "erfurt").is_dir()
     assert "erfurt" not in {sample.city for sample in scenes.train + scenes.test}

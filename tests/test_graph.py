@@ -1,7 +1,9 @@
 """The Snakefile: what is done is not done again, and a change redoes what depends on it."""
 
+import ast
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import sys
@@ -10,25 +12,38 @@ from pathlib import Path
 
 import pytest
 
+from cilkit.methods import METHODS
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {f"notebook_{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
 
-TRAININGS = ["T1", "SS_T2", "SS_T3", "FT", "CIL_wo_weights", "CIL"]
+TRAININGS = ["T1", "SS_T2", "SS_T3", "FT", "FE", "LWOF", "LWM_teacher_T2", "LWM_teacher_T3", "LWM"]
+TRAININGS += ["Michieli", "CIL_wo_weights", "CIL"]
 EVERYTHING = NOTEBOOKS | {"data"} | {f"train_{job}" for job in TRAININGS}
 
 
 @pytest.fixture
 def project(tmp_path) -> Path:
     """A copy of what the graph is made of."""
+    return copied(tmp_path)
+
+
+@pytest.fixture(scope="module")
+def fresh(tmp_path_factory) -> dict[str, str]:
+    """The jobs of a fresh clone, with their commands."""
+    return planned(copied(tmp_path_factory.mktemp("fresh")))
+
+
+def copied(folder: Path) -> Path:
     for name in ("cilkit", "notebooks", "data/splits"):
-        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "Snakefile", tmp_path)
-    return tmp_path
+        shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "Snakefile", folder)
+    return folder
 
 
-def planned(project: Path, *config: str) -> set[str]:
-    """The jobs that a dry run announces."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "--cores", "2", "--nolock"]
+def planned(project: Path, *config: str) -> dict[str, str]:
+    """The jobs that a dry run announces, with their commands."""
+    command = [sys.executable, "-m", "snakemake", "--dry-run", "-p", "--cores", "2", "--nolock"]
     done = subprocess.run(
         [*command, "--config", *config],
         cwd=project,
@@ -37,7 +52,12 @@ def planned(project: Path, *config: str) -> set[str]:
         text=True,
     )
     assert done.returncode == 0, done.stdout + done.stderr
-    return set(re.findall(r"^(?:local)?rule (\w+):", done.stdout, re.MULTILINE)) - {"all"}
+    parts = re.split(r"^(?:local)?rule (\w+):", done.stdout, flags=re.MULTILINE)
+    jobs = dict(zip(parts[1::2], parts[2::2], strict=True))
+    jobs.pop("all", None)
+    return {
+        name: re.search("^Shell command: (.*)$", job, re.MULTILINE)[1] for name, job in jobs.items()
+    }
 
 
 def finish(project: Path) -> None:
@@ -58,20 +78,41 @@ def change(file: Path) -> None:
     os.utime(file, (later, later))
 
 
-def test_a_fresh_clone_does_everything_and_a_finished_one_nothing(project):
-    assert planned(project) == EVERYTHING
+def test_a_fresh_clone_does_everything_and_a_finished_one_nothing(project, fresh):
+    assert fresh.keys() == EVERYTHING
     finish(project)
-    assert planned(project) == set()
-    assert planned(project, "SEED=1") == EVERYTHING
+    assert planned(project).keys() == set()
+    assert planned(project, "SEED=1").keys() == EVERYTHING
 
 
-def test_a_changed_notebook_redoes_itself_and_the_tables(project):
+def test_the_trainings_make_every_run_of_the_tables(fresh):
+    """In stage T3, a method brings its run in T2 with it."""
+    asked = set()
+    for job in TRAININGS:
+        *_, code = shlex.split(fresh[f"train_{job}"])
+        (call,) = re.findall(r"^from cilkit import Study; Study\(.*, 'quick', 0\)\.(.*)$", code)
+        name, arguments = re.fullmatch(r"(\w+)(\(.*\))", call).groups()
+        arguments = ast.literal_eval(arguments)
+        asked.add((name, *([arguments] if isinstance(arguments, str) else arguments)))
+    methods = {("run", "T3", method) for method in METHODS}
+    teachers = {("new_teacher", stage) for stage in ("T2", "T3")}
+    assert asked == methods | teachers | {("run", stage) for stage in ("T1", "T2", "T3")}
+
+
+def test_a_changed_notebook_redoes_itself_alone(project):
     finish(project)
     change(project / "notebooks" / "10_cil.ipynb")
-    assert planned(project) == {"notebook_10_cil", "notebook_12_results"}
+    assert planned(project).keys() == {"notebook_10_cil"}
+
+
+def test_a_training_done_again_redoes_what_waits_for_it(project):
+    finish(project)
+    change(project / "data" / "runs" / "toyscapes" / "quick" / "seed0" / "done" / "LWM_teacher_T3")
+    waiting = {"08_lwm", "09_michieli", "10_cil", "12_results"}
+    assert planned(project).keys() == {"train_LWM"} | {f"notebook_{name}" for name in waiting}
 
 
 def test_a_changed_source_redoes_what_is_made_with_it(project):
     finish(project)
     change(project / "cilkit" / "losses.py")
-    assert planned(project) == EVERYTHING
+    assert planned(project).keys() == EVERYTHING

@@ -170,9 +170,34 @@ def test_each_pixel_takes_the_prediction_it_lies_in():
 def test_a_model_is_not_scored_on_classes_it_has_not_learned(batches):
     logits, labels = batches[0]
     scores = MeanIoU(SETS | {"task3": slice(5, 7)})
-    with pytest.raises(ValueError, match="logits have 5 channels but .* reach channel 7; score"):
+    with pytest.raises(
+        ValueError, match="logits are of classes 0 to 4 .* reach from 0 to 6; score"
+    ):
         scores.update(logits, labels)
     assert all(counts.sum() == 0 for counts in scores.counts.values())  # nothing counted by half
+
+
+def test_a_model_of_later_classes_alone_is_scored_on_them_as_if_it_knew_the_others(batches):
+    late, whole = (MeanIoU({"task2": slice(2, 5), "last": slice(4, 5)}) for _ in range(2))
+    for logits, labels in batches:
+        late.update(logits[:, 2:], labels, first=2)
+        whole.update(logits, labels)
+    for name in late.class_sets:
+        assert late.counts[name].equal(whole.counts[name]) and late.counts[name].sum() > 0
+
+
+@pytest.mark.parametrize(
+    ("classes", "reach"),
+    [(slice(0, 2), "0 to 1"), (slice(1, 4), "1 to 3"), (slice(3, 6), "3 to 5")],
+)
+def test_a_model_of_later_classes_alone_is_scored_on_no_other(batches, classes, reach):
+    logits, labels = batches[0]
+    scores = MeanIoU({"task": classes})
+    with pytest.raises(
+        ValueError, match=f"of classes 2 to 4 but the class sets reach from {reach}"
+    ):
+        scores.update(logits[:, 2:], labels, first=2)
+    assert scores.counts["task"].sum() == 0
 
 
 def test_the_pixel_after_2_to_the_24_still_counts():

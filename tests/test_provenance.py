@@ -9,7 +9,8 @@ import pytest
 from cilkit import provenance
 from cilkit.classes import belongs
 from cilkit.losses import masked_distillation
-from cilkit.methods import METHODS, Method
+from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods.lwm import balanced, confident
 from cilkit.provenance import SHARED_CODE, code_version
 
 
@@ -43,30 +44,57 @@ def test_comments_docstrings_and_layout_of_a_method_are_free(tmp_path):
         assert code_version(load_method(tmp_path / f"b{k}.py", source)) == version
 
 
+def version_of(method: Method) -> str:
+    return code_version(method)["method"]
+
+
 def test_what_a_method_computes_and_what_it_is_decide_its_version(tmp_path):
     mine = load_method(tmp_path / "a.py", SOURCE)
-    versions = {code_version(mine), code_version(None)}
-    versions.add(code_version(load_method(tmp_path / "b.py", SOURCE.replace("2 * t", "3 * t"))))
-    versions |= {code_version(replace(mine, **{field: True})) for field in ("second_decoder",)}
-    versions |= {code_version(replace(mine, teacher=False)), code_version(replace(mine, name="x"))}
-    versions |= {code_version(method) for method in METHODS.values()}
-    assert len(versions) == 6 + len(METHODS)
+    others = [load_method(tmp_path / "b.py", SOURCE.replace("2 * t", "3 * t")), *METHODS.values()]
+    changes = [
+        {"name": "x"},
+        {"labels": "all"},
+        {"memory": Memory(balanced, 20)},
+        {"memory": Memory(balanced, 21)},
+        {"memory": Memory(confident, 20)},
+        {"teacher": False},
+        {"second_decoder": True},
+        {"second_decoder": True, "freeze_encoder": True},
+    ]
+    others += [replace(mine, **change) for change in changes]
+    assert len({version_of(method) for method in [mine, *others]}) == 1 + len(others)
+    assert version_of(replace(mine, memory=Memory(balanced))) == version_of(others[-6])
+
+
+def test_the_number_of_the_equation_is_free():
+    assert version_of(replace(METHODS["CIL"], equation=7)) == version_of(METHODS["CIL"])
+
+
+def test_all_trainings_share_a_version_beside_that_of_their_method():
+    shared = {code_version(method)["shared"] for method in [None, *METHODS.values()]}
+    assert len(shared) == 1
+    assert code_version(None) == {"shared": shared.pop(), "method": None}
 
 
 def test_the_two_forms_of_cil_differ_by_their_argument_alone():
     assert METHODS["CIL"].loss.func is METHODS["CIL (w/o weights)"].loss.func
     one = replace(METHODS["CIL"], name="same")
     other = replace(METHODS["CIL (w/o weights)"], name="same")
-    assert code_version(one) != code_version(other)
+    assert version_of(one) != version_of(other)
+
+
+@pytest.fixture
+def package(tmp_path, monkeypatch) -> Path:
+    """A copy of the package that a test may change, and whose code counts."""
+    package = tmp_path / "cilkit"
+    shutil.copytree(Path(provenance.__file__).parent, package)
+    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    return package
 
 
 @pytest.mark.parametrize("module", SHARED_CODE)
-def test_code_of_the_package_counts_and_its_prose_does_not(tmp_path, monkeypatch, module):
-    package = tmp_path / "cilkit"
-    shutil.copytree(Path(provenance.__file__).parent, package)
+def test_code_of_the_package_counts_and_its_prose_does_not(package, module):
     before = code_version(None)
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    assert code_version(None) == before
     file = package / f"{module}.py"
     source = file.read_text()
     first, rest = source.split('"""', 2)[1:]
@@ -74,16 +102,25 @@ def test_code_of_the_package_counts_and_its_prose_does_not(tmp_path, monkeypatch
     assert code_version(None) == before
     file.write_text(f"{source}\nNEW = 1\n")
     assert code_version(None) != before
+    assert code_version(METHODS["CIL"])["shared"] == code_version(None)["shared"]
 
 
-def test_modules_that_decide_no_outcome_do_not_count(tmp_path, monkeypatch):
-    package = tmp_path / "cilkit"
-    shutil.copytree(Path(provenance.__file__).parent, package)
+def test_modules_that_decide_no_outcome_do_not_count(package):
     before = code_version(METHODS["CIL"])
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
-    for name in ("runs", "tables", "study"):
+    for name in ("runs", "tables", "claims", "study"):
         (package / f"{name}.py").write_text("")
     assert code_version(METHODS["CIL"]) == before
+
+
+def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(package):
+    before = {name: code_version(method) for name, method in METHODS.items()}
+    file = package / "memory.py"
+    file.write_text(f"{file.read_text()}\n# a comment\n")
+    assert {name: code_version(method) for name, method in METHODS.items()} == before
+    file.write_text(f"{file.read_text()}\nNEW = 1\n")
+    after = {name: code_version(method) for name, method in METHODS.items()}
+    assert {name for name in METHODS if after[name] != before[name]} == {"LWM"}
+    assert after["LWM"]["shared"] == before["LWM"]["shared"]
 
 
 def test_a_method_with_a_function_written_on_the_spot_has_a_version():
@@ -94,6 +131,17 @@ def test_a_method_with_a_function_written_on_the_spot_has_a_version():
         "mine", equation=1, loss=lambda step: {"ce": step.logits.mean()}, teacher=False
     )  # fmt: skip
     assert code_version(method) == code_version(method) != code_version(other)
+
+
+def the_first(first: int) -> Method:
+    def rule(counts, confidence, size, generator):
+        return list(range(first, first + size))
+
+    return replace(METHODS["LWM"], memory=Memory(rule, 3))
+
+
+def test_a_rule_of_a_memory_belongs_to_the_version_of_its_method():
+    assert version_of(the_first(0)) == version_of(the_first(0)) != version_of(the_first(1))
 
 
 def scaled(factor: float) -> Method:

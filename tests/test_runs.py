@@ -1,15 +1,21 @@
 import json
 import math
 import shutil
+from pathlib import Path
+from xml.etree import ElementTree
 
 import pandas as pd
 import pytest
 import torch
+from matplotlib.figure import Figure
+from PIL import Image
 
 from cilkit import runs
-from cilkit.classes import Stage, load_split
+from cilkit.classes import ROOT, Stage, load_split
+from cilkit.methods import METHODS
 from cilkit.metrics import MeanIoU
-from cilkit.runs import FILES, Run, run_name, set_aside
+from cilkit.runs import FILES, NOTEBOOKS, Run, check_comparable, run_name, save_results, set_aside
+from cilkit.tables import highlight
 
 SPLIT = load_split()
 HISTORY = pd.DataFrame({"epoch": [1, 2], "learning_rate": [2e-3, 1e-3], "ce": [1.5, 0.1 + 0.2]})
@@ -244,12 +250,87 @@ def test_set_aside_moves_a_run_out_of_sight_and_loses_nothing(save, tmp_path):
 
 
 def test_a_missing_run_is_answered_with_those_there_are(save, tmp_path):
-    with pytest.raises(FileNotFoundError, match=r"no run 'T1' in .* \(found: none\); the notebook"):
+    with pytest.raises(FileNotFoundError, match=r"no run 'T1' in .* \(found: none\); 05_train_t1"):
         runs.load(tmp_path / "T1")
     save(tmp_path / "CIL_T2")
     save(tmp_path / "T1")
     with pytest.raises(FileNotFoundError, match=r"no run 'FT_T2' in .* \(found: CIL_T2, T1\)"):
         runs.load(tmp_path / "FT_T2")
+
+
+@pytest.mark.parametrize(
+    ("name", "maker"),
+    [
+        ("T1", "05_train_t1.ipynb"),
+        ("SS_T3", "05_train_t1.ipynb"),
+        ("FT_T2", "06_ft_fe.ipynb"),
+        ("FE_T3", "06_ft_fe.ipynb"),
+        ("LWOF_T2", "07_lwof.ipynb"),
+        ("LWM_T3", "08_lwm.ipynb"),
+        ("LWM_teacher_T2", "08_lwm.ipynb"),
+        ("Michieli_T2", "09_michieli.ipynb"),
+        ("CIL_T2", "10_cil.ipynb"),
+        ("CIL_wo_weights_T3", "10_cil.ipynb"),
+        ("my_method_T2", "Study.run(stage, method)"),
+    ],
+)
+def test_a_missing_run_is_answered_with_what_makes_it(tmp_path, name, maker):
+    with pytest.raises(FileNotFoundError) as error:
+        runs.load(tmp_path / name)
+    assert str(error.value).endswith(f"; {maker} saves {name!r}, run that first")
+
+
+def test_every_method_has_a_notebook_that_is_there():
+    assert {"T1", "SS", *METHODS} <= set(NOTEBOOKS)
+    assert all((ROOT / "notebooks" / f"{name}.ipynb").is_file() for name in NOTEBOOKS.values())
+
+
+# what may stand in one table
+
+
+@pytest.mark.parametrize(
+    ("changes", "fields"),
+    [
+        ({"preset": "paper"}, "preset"),
+        ({"data": "camvid"}, "data"),
+        ({"train": {"epochs": 9, "batch": 2}}, "epochs"),
+        ({"train": {"epochs": 9, "batch": 3}}, "epochs, batch"),
+        ({"code": {"shared": "89ab", "method": "CIL"}}, "code"),
+        ({"split": {"name": "camvid"}}, "split"),
+        ({"files": "4567"}, "files"),
+        ({"data": "camvid", "split": {"name": "camvid"}}, "data, split"),
+    ],
+)
+def test_runs_of_several_configurations_are_refused_and_the_fields_named(make_run, changes, fields):
+    one, other = make_run("SS", "T2"), make_run("CIL", "T2", seed=1, **changes)
+    for found in ([one, other], [other, one], [one, make_run("FT", "T2"), other]):
+        with pytest.raises(ValueError, match=f" differ in {fields}; a table holds runs of one"):
+            check_comparable(found)
+    with pytest.raises(ValueError, match="^runs/seed0/SS_T2 and runs/seed1/CIL_T2 differ in "):
+        check_comparable([one, other])
+
+
+def test_seeds_methods_stages_and_teachers_may_stand_in_one_table(make_run):
+    student = make_run("LWM", "T3", seed=1, teacher="ab", new_teacher="cd", environment={"a": 1})
+    check_comparable([make_run("T1", "T1"), make_run("SS", "T2"), student])
+    check_comparable([student])
+    check_comparable([])
+
+
+@pytest.mark.parametrize(
+    ("found", "names"),
+    [
+        ({"seed": 0, "train": {"epochs": 8, "batch": 2}}, []),
+        ({"seed": 1, "train": {"epochs": 8, "batch": 2}}, ["seed"]),
+        ({"seed": 1, "train": {"epochs": 8, "batch": 3}}, ["batch", "seed"]),
+        ({"seed": 0, "train": {"epochs": 8}}, ["batch"]),
+        ({"seed": 0}, ["epochs", "batch"]),
+        ({"train": {"epochs": 8, "batch": 2}}, ["seed"]),
+        ({"seed": 0, "train": {"epochs": 8, "batch": 2}, "environment": "elsewhere"}, []),
+    ],
+)
+def test_differences_are_named_and_those_of_the_training_by_their_own_names(found, names):
+    assert runs.differences(found, {"seed": 0, "train": {"epochs": 8, "batch": 2}}) == names
 
 
 # all scores
@@ -283,8 +364,120 @@ def test_scores_can_be_read_without_the_weights_being_loaded(save, tmp_path, mon
     assert len(runs.scores(tmp_path)) == 2
 
 
+def test_scores_of_some_runs_are_those_of_their_folder(save, tmp_path):
+    found = [save(tmp_path / "CIL_T2", method="CIL", stage="T2"), save(tmp_path / "T1")]
+    pd.testing.assert_frame_equal(runs.scores(found), runs.scores(tmp_path))
+    assert runs.scores(found[1:])["method"].unique().tolist() == ["T1"]
+
+
 def test_a_run_can_be_moved_with_its_folder(save, network, tmp_path):
     save(tmp_path / "runs" / "T1")
     shutil.move(tmp_path / "runs", tmp_path / "archive")
     run = runs.load(tmp_path / "archive" / "T1")
     assert run.network().num_classes == 5 and len(runs.scores(tmp_path / "archive")) == 2
+
+
+# results for a paper or a talk
+
+
+@pytest.fixture
+def table():
+    return pd.DataFrame({"Task 1∪2": [90.04, 80.0, math.nan]}, index=["CIL", "FT", "50 % less"])
+
+
+@pytest.fixture
+def figure():
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([1, 2])
+    return figure
+
+
+def test_a_table_is_saved_as_csv_and_latex(table, tmp_path):
+    save_results(tmp_path / "new" / "folder", {"one": table})
+    assert left_over(tmp_path / "new" / "folder") == ["one.csv", "one.tex"]
+    again = pd.read_csv(tmp_path / "new" / "folder" / "one.csv", index_col=0)
+    pd.testing.assert_frame_equal(again, table)
+    lines = (tmp_path / "new" / "folder" / "one.tex").read_text().splitlines()
+    assert lines == [
+        r"\begin{tabular}{lr}",
+        r"\toprule",
+        r" & Task 1$\cup$2 \\",
+        r"\midrule",
+        r"CIL & 90.0 \\",
+        r"FT & 80.0 \\",
+        r"50 \% less & -- \\",
+        r"\bottomrule",
+        r"\end{tabular}",
+    ]
+
+
+def test_a_highlighted_table_keeps_its_marks_in_latex_and_its_numbers_in_csv(tmp_path):
+    rows = [("T1, T2", method) for method in ("SS", "FT", "FE", "CIL")]
+    index = pd.MultiIndex.from_tuples(rows, names=["stages", "method"])
+    table = pd.DataFrame({"Task 1∪2": [70.7, 29.26, math.nan, 67.7]}, index)
+    save_results(tmp_path, {"one": highlight(table)})
+    lines = (tmp_path / "one.tex").read_text().splitlines()
+    cells = {line.split(" & ")[1]: line.split(" & ")[2] for line in lines if line.count("&") == 2}
+    assert cells["SS"] == r"70.7 \\" and cells["FE"] == r"-- \\"
+    assert cells["CIL"] == r"\bfseries 67.7 \\" and cells["FT"] == r"\underline{29.3} \\"
+    pd.testing.assert_frame_equal(pd.read_csv(tmp_path / "one.csv", index_col=[0, 1]), table)
+
+
+def test_a_figure_is_saved_as_png_and_svg(figure, tmp_path):
+    save_results(tmp_path, {"one": figure})
+    assert left_over(tmp_path) == ["one.png", "one.svg"]
+    with Image.open(tmp_path / "one.png") as picture:
+        assert picture.format == "PNG" and min(picture.size) > 100
+    assert ElementTree.parse(tmp_path / "one.svg").getroot().tag.endswith("}svg")
+
+
+def test_results_are_saved_again_over_those_of_before(table, figure, tmp_path):
+    save_results(tmp_path, {"one": table, "two": figure})
+    save_results(tmp_path, {"one": table + 1})
+    assert left_over(tmp_path) == ["one.csv", "one.tex", "two.png", "two.svg"]
+    assert "91.04" in (tmp_path / "one.csv").read_text()
+
+
+@pytest.mark.parametrize("broken", ["one.csv", "one.tex", "two.png", "two.svg"])
+def test_writing_that_fails_half_way_leaves_the_results_of_before(
+    table, figure, tmp_path, monkeypatch, broken
+):
+    save_results(tmp_path, {"one": table, "two": figure})
+    before = (tmp_path / broken).read_bytes()
+    write = Path.write_bytes
+
+    def write_half(file, content):
+        write(file, content[:10] if broken in file.name else content)
+        if broken in file.name:
+            raise OSError("disk full")
+
+    monkeypatch.setattr(Path, "write_bytes", write_half)
+    with pytest.raises(OSError, match="disk full"):
+        save_results(tmp_path, {"one": table + 1, "two": figure})
+    assert (tmp_path / broken).read_bytes() == before
+    assert left_over(tmp_path) == ["one.csv", "one.tex", "two.png", "two.svg"]
+
+
+def test_runs_of_an_older_kit_are_refused_by_name(make_run):
+    old, new = make_run("CIL", "T2", code="0123456789abcdef"), make_run("SS", "T2")
+    for found in ([new, old], [old, new]):
+        with pytest.raises(ValueError, match="differ in code; a table holds"):
+            check_comparable(found)
+
+
+def test_a_setting_that_only_one_of_two_runs_has_is_a_difference(make_run):
+    one = make_run("CIL", "T2", train={"epochs": 8})
+    more = make_run("SS", "T2", train={"epochs": 8, "new_setting": 3})
+    for found in ([one, more], [more, one]):
+        with pytest.raises(ValueError, match="differ in new_setting"):
+            check_comparable(found)
+
+
+def test_signs_that_latex_reads_as_commands_are_escaped_once(tmp_path):
+    table = pd.DataFrame({"learning_rate": ["06_ft_fe & 50 %"]})
+    save_results(tmp_path, {"one": table})
+    latex = (tmp_path / "one.tex").read_text(encoding="utf-8")
+    assert r"learning\_rate" in latex and r"06\_ft\_fe \& 50 \% " in latex
+    save_results(tmp_path, {"two": pd.DataFrame({"a": ["50 %"]}).style.format(escape="latex")})
+    assert r" 50 \% " in (tmp_path / "two.tex").read_text(encoding="utf-8")
+    assert "06_ft_fe & 50 %" in (tmp_path / "one.csv").read_text(encoding="utf-8")

@@ -10,10 +10,12 @@ import pytest
 import torch
 
 from cilkit import runs, study
-from cilkit.classes import ROOT, belongs, restrict
+from cilkit.classes import ROOT, VOID, belongs, restrict
 from cilkit.erfnet import ERFNet
 from cilkit.losses import cross_entropy, masked_distillation
-from cilkit.methods import METHODS, Method
+from cilkit.memory import rate
+from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods.lwm import balanced, confident
 from cilkit.study import Study
 from cilkit.train import evaluate
 from cilkit.transforms import Augmentation
@@ -59,9 +61,9 @@ def trained(monkeypatch):
 
     def fit(images, config, seed=0, name="T1"):
         names.append(name)
-        return network(seed, images.visible.stop), history
+        return network(seed, images.visible.stop - images.visible.start), history
 
-    def fit_stage(method, images, stage, teacher, config, seed=0):
+    def fit_stage(method, images, stage, teacher, config, seed=0, memory=(), new_teacher=None):
         names.append(f"{method.name} {stage.name}")
         assert teacher.num_classes == stage.old.stop
         old = [decoder.num_classes for decoder in teacher.decoders]
@@ -114,43 +116,68 @@ def test_a_run_lies_in_a_folder_by_data_preset_and_seed(open_study, trained, tmp
     assert trained == ["T1", "T1", "CIL T2"]  # another seed has a first stage of its own
 
 
-def test_all_methods_share_the_first_stage(open_study, trained):
+def test_all_methods_share_the_first_stage(open_study, trained, small):
     one = open_study()
     for method in METHODS:
-        one.run("T2", method)
-    assert trained == ["T1"] + [f"{method} T2" for method in METHODS]
+        one.run("T2", small(method))
+    students = [name for name in trained if name != "LWM_teacher_T2"]
+    assert students == ["T1"] + [f"{method} T2" for method in METHODS]
     assert one.run("T1", "FT").digest() == one.run("T1").digest()
 
 
 @pytest.mark.parametrize("method", METHODS)
 def test_the_teacher_of_a_stage_is_the_same_methods_model_of_the_stage_before(
-    open_study, trained, method
+    open_study, trained, small, method
 ):
-    one = open_study()
+    one, method = open_study(), small(method)
     last = one.run("T3", method)
-    assert trained == ["T1", f"{method} T2", f"{method} T3"]
+    students = [name for name in trained if not name.startswith("LWM_teacher")]
+    assert students == ["T1", f"{method.name} T2", f"{method.name} T3"]
     assert last.config["teacher"] == one.run("T2", method).digest()
     assert one.run("T2", method).config["teacher"] == one.run("T1").digest()
     assert one.run("T1").config["teacher"] is None
-    assert last.config["decoders"] == ([5, 6, 8] if METHODS[method].second_decoder else [19])
-    assert len(trained) == 3
+    assert last.config["decoders"] == ([5, 6, 8] if method.second_decoder else [19])
+    assert len(students) == 3 and (len(trained) > 3) == (method.name == "LWM")
+    assert (last.config["new_teacher"] is None) == (method.name != "LWM")
 
 
-def test_fit_stage_gets_the_saved_teacher_and_the_new_labels(open_study, trained, monkeypatch):
+@pytest.fixture
+def given(trained, monkeypatch) -> dict[str, dict]:
+    """What fit_stage was given, by the name of the training."""
     given = {}
     fake = study.fit_stage
 
-    def fit_stage(method, images, stage, teacher, config, seed=0):
-        given.update(images=images, teacher=teacher, config=config, seed=seed)
-        return fake(method, images, stage, teacher, config, seed)
+    def fit_stage(method, images, stage, **more):
+        given[f"{method.name} {stage.name}"] = {"images": images, **more}
+        return fake(method, images, stage, **more)
 
     monkeypatch.setattr(study, "fit_stage", fit_stage)
+    return given
+
+
+def same_weights(network, run) -> bool:
+    one, other = network.state_dict(), run.network().state_dict()
+    return one.keys() == other.keys() and all(one[key].equal(other[key]) for key in one)
+
+
+def test_fit_stage_gets_the_saved_teacher_and_the_new_labels(open_study, given):
     one = open_study(seed=5)
     one.run("T2", "CIL")
-    wanted = one.run("T1").network().state_dict()
-    assert all(given["teacher"].state_dict()[key].equal(value) for key, value in wanted.items())
-    assert given["images"].visible == slice(5, 11) and given["images"].height == 32
-    assert (given["config"], given["seed"]) == (one.config, 5)
+    got = given["CIL T2"]
+    assert same_weights(got["teacher"], one.run("T1"))
+    assert got["images"].visible == slice(5, 11) and got["images"].height == 32
+    assert (got["config"], got["seed"]) == (one.config, 5)
+    assert list(got["memory"]) == [] and got.get("new_teacher") is None
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_fit_stage_gets_the_labels_that_a_method_declares(open_study, given, small, method):
+    one, method = open_study(), small(method)
+    one.run("T3", method)
+    for stage in ("T2", "T3"):
+        images = given[f"{method.name} {stage}"]["images"]
+        assert images.visible == method.visible(one.stage(stage))
+        assert images.samples == one.data.stage(stage).samples
 
 
 def test_ss_is_trained_on_everything_up_to_its_stage_without_a_teacher(
@@ -183,6 +210,136 @@ def test_a_run_is_scored_on_the_class_sets_of_its_stage(open_study, trained):
     assert list(one.run("T2", "CIL").miou.index) == ["task1", "task2", "task12"]
     tasks = ["task1", "task2", "task12", "task3", "task123"]
     assert list(one.run("T3", "CIL").miou.index) == list(one.run("T3").miou.index) == tasks
+
+
+# a memory
+
+
+def test_lwm_trains_a_second_teacher_for_each_stage_before_its_student(open_study, given, small):
+    one = open_study(seed=2)
+    students = {stage: one.run(stage, small("LWM")) for stage in ("T2", "T3")}
+    for stage, classes in (("T2", 6), ("T3", 8)):
+        teacher = one.new_teacher(stage)
+        assert teacher.folder == one.folder / f"LWM_teacher_{stage}"
+        assert teacher.config["decoders"] == [classes]
+        assert (teacher.config["method"], teacher.config["teacher"]) == ("LWM teacher", None)
+        assert same_weights(given[f"LWM {stage}"]["new_teacher"], teacher)
+        assert students[stage].config["new_teacher"] == teacher.digest()
+
+
+def test_the_order_of_trainings_for_lwm_is_t1_then_a_teacher_and_a_student_each(
+    open_study, trained, small
+):
+    one = open_study()
+    one.run("T3", small("LWM"))
+    assert trained == ["T1", "LWM_teacher_T2", "LWM T2", "LWM_teacher_T3", "LWM T3"]
+    one.run("T3", small("LWM"))
+    one.new_teacher("T2")
+    assert len(trained) == 5
+
+
+def test_the_second_teacher_learns_the_new_classes_alone_and_is_scored_on_them_alone(
+    open_study, trained, monkeypatch
+):
+    seen = []
+    fake = study.fit
+
+    def fit(images, *arguments):
+        seen.append(images)
+        return fake(images, *arguments)
+
+    monkeypatch.setattr(study, "fit", fit)
+    one = open_study()
+    for stage, task in (("T2", "task2"), ("T3", "task3")):
+        run = one.new_teacher(stage)
+        assert list(run.miou.index) == [task]
+        assert list(run.iou(task).index) == one.split.names(one.stage(stage).new)
+        images = seen.pop()
+        assert images.visible == one.stage(stage).new
+        assert images.samples == one.data.stage(stage).samples
+        test = one.data.test_set(stage, 32, labels="new")
+        scores = evaluate(run.network(), test, {task: one.stage(stage).new}, one.config)
+        assert scores.counts[task].tolist() == run.scores["confusion"][task]
+    assert trained == ["LWM_teacher_T2", "LWM_teacher_T3"]
+    assert one.new_teacher("T1").digest() == one.run("T1").digest()  # all its classes are new
+
+
+def test_the_memory_holds_images_of_each_earlier_stage_with_the_labels_of_that_stage(
+    open_study, given, small
+):
+    one, method = open_study(), small("LWM")
+    one.run("T3", method)
+    assert [m.visible for m in given["LWM T2"]["memory"]] == [slice(0, 5)]
+    assert [m.visible for m in given["LWM T3"]["memory"]] == [slice(0, 5), slice(5, 11)]
+    for remembered, name in zip(given["LWM T3"]["memory"], ("T1", "T2"), strict=True):
+        stage = one.stage(name)
+        assert len(remembered) == 2
+        assert {sample.city for sample in remembered.samples} <= set(stage.cities)
+        assert remembered.samples == one.memory(name, method).samples
+        labels = torch.stack([remembered[index][1] for index in range(2)])
+        assert labels.shape == (2, 32, 64)  # of the height in training
+        assert set(labels.unique().tolist()) <= {*range(stage.new.start, stage.new.stop), VOID}
+        assert (labels != VOID).any()
+    assert given["LWM T2"]["memory"][0].samples == given["LWM T3"]["memory"][0].samples
+
+
+def test_the_images_of_a_memory_are_rated_by_the_methods_own_model_of_their_stage(
+    open_study, trained, small
+):
+    one, method = open_study(), replace(small("LWM"), memory=Memory(confident, 2))
+    for stage, model in (("T1", one.run("T1")), ("T2", one.run("T2", method))):
+        wanted = rate(one.data.stage(stage, height=32), model.network(), one.config)
+        pd.testing.assert_frame_equal(one.ratings(stage, method), wanted)
+        surest = wanted["confidence"].nlargest(2).index
+        samples = [one.data.stage(stage).samples[index] for index in surest]
+        assert list(one.memory(stage, method).samples) == samples
+
+
+def test_the_seed_of_the_study_draws_the_memory(open_study, trained, small):
+    def remembered(seed):
+        one = open_study(seed=seed)
+        return tuple(sample.city for sample in one.memory("T1", small("LWM")).samples)
+
+    assert remembered(0) == remembered(0)
+    assert len({remembered(seed) for seed in range(4)}) > 1
+
+
+@pytest.mark.parametrize("memory", [Memory(balanced, 3), Memory(confident, 2)])
+def test_another_memory_is_another_run(open_study, trained, capsys, small, memory):
+    one, method = open_study(), small("LWM")
+    one.run("T3", method)
+    other = replace(method, memory=memory)
+    run = one.run("T3", other)
+    teachers = ["LWM_teacher_T2", "LWM_teacher_T3"]
+    assert trained == ["T1", teachers[0], "LWM T2", teachers[1], "LWM T3", "LWM T2", "LWM T3"]
+    printed = capsys.readouterr().out
+    assert "LWM_T2 was trained with other code: training again." in printed
+    assert_trained_again(run, "teacher, code", printed)
+    one.run("T3", other)
+    assert len(trained) == 7
+
+
+def test_a_student_of_another_second_teacher_is_trained_again(open_study, trained, capsys, small):
+    one = open_study()
+    one.run("T2", small("LWM"))
+    runs.set_aside(one.new_teacher("T2").folder)
+    run = one.run("T2", small("LWM"))
+    assert trained[3:] == ["LWM_teacher_T2", "LWM T2"]
+    assert_trained_again(run, "new_teacher", capsys.readouterr().out)
+
+
+def test_a_memory_larger_than_a_stage_is_refused_before_anything_is_trained(open_study, trained):
+    with pytest.raises(ValueError, match="memory of 20 images, but a stage it remembers has only"):
+        open_study().run("T2", "LWM")
+    assert trained == []
+
+
+def test_a_method_without_memory_has_none_to_show(open_study, trained):
+    with pytest.raises(
+        ValueError, match=r"CIL has no memory; give it one: replace\(method, memory"
+    ):
+        open_study().memory("T1", "CIL")
+    assert trained == []
 
 
 def test_all_runs_of_a_study_appear_in_the_table_of_scores(open_study, trained, tmp_path):
@@ -334,6 +491,34 @@ def test_a_method_written_by_hand_is_trained_saved_and_loaded(open_study):
     assert again.folder.stat().st_mtime_ns == changed
 
 
+def test_lwm_goes_through_all_stages_with_its_memory_and_teachers(open_study, small):
+    one = open_study()
+    for stage, classes in (("T2", 11), ("T3", 19)):
+        run = one.run(stage, small("LWM"))
+        terms = ["ce_new", "ce_memory", "kd_old", "kd_new"]
+        assert list(run.history) == ["epoch", "learning_rate", *terms, "seconds"]
+        assert run.network().num_classes == classes
+    assert [len(one.memory(stage, small("LWM"))) for stage in ("T1", "T2")] == [2, 2]
+    tasks = ["task1", "task2", "task12", "task3", "task123"]
+    assert list(run.miou.index) == tasks and run.miou.between(0, 100).all()
+
+
+@pytest.mark.parametrize(("method", "keeps"), [("FE", True), ("FT", False)])
+def test_fe_scores_old_tasks_after_t2_and_t3_exactly_as_when_they_were_learned(
+    open_study, method, keeps
+):
+    one = open_study(epochs=3, batch=2, learning_rate=1e-2)
+    t1, t2, t3 = one.run("T1"), one.run("T2", method), one.run("T3", method)
+
+    def counts(run, task):
+        return run.scores["confusion"][task]
+
+    assert (counts(t2, "task1") == counts(t1, "task1")) == keeps
+    for task in ("task1", "task2", "task12"):
+        assert (counts(t3, task) == counts(t2, task)) == keeps
+        assert (t3.scores["iou"][task] == t2.scores["iou"][task]) == keeps
+
+
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
 @pytest.mark.parametrize("method", ["FT", "CIL"])
 def test_a_reloaded_run_scores_exactly_what_it_scored_in_training(open_study, precision, method):
@@ -349,9 +534,10 @@ def test_a_reloaded_run_scores_exactly_what_it_scored_in_training(open_study, pr
         assert scores.miou(name) == loaded.miou[name]
 
 
-def test_the_same_study_in_another_folder_gives_the_same_run(open_study, tmp_path):
-    here = open_study().run("T2", "CIL")
-    there = open_study(folder=tmp_path / "elsewhere").run("T2", "CIL")
+@pytest.mark.parametrize("method", ["CIL", "LWM"])
+def test_the_same_study_in_another_folder_gives_the_same_run(open_study, tmp_path, small, method):
+    here = open_study().run("T2", small(method))
+    there = open_study(folder=tmp_path / "elsewhere").run("T2", small(method))
     assert here.digest() == there.digest() and here.scores == there.scores
 
 

@@ -1,32 +1,50 @@
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 import pytest
 
 from cilkit import tables
-from cilkit.tables import TABLES, TASKS, as_text, comparison, highlight, our_scores, paper_scores
+from cilkit.classes import Split, load_split
+from cilkit.methods import METHODS, Memory
+from cilkit.methods.lwm import balanced
+from cilkit.runs import Run
+from cilkit.tables import (
+    TABLES,
+    TASKS,
+    as_text,
+    between_tasks,
+    by_task,
+    comparison,
+    forgetting,
+    highlight,
+    how_to_fill,
+    label_ledger,
+    our_scores,
+    paper_scores,
+)
 
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
 
 
-def tidy(*rows: tuple) -> pd.DataFrame:
-    """Scores as runs.scores gives them, from (seed, method, stage, task, miou)."""
-    columns = ["data", "preset", "seed", "method", "stage", "task", "miou"]
-    return pd.DataFrame([("toyscapes", "quick", *row) for row in rows], columns=columns)
+@pytest.fixture
+def split() -> Split:
+    return load_split("cityscapes")
 
 
 @pytest.fixture
-def scores():
-    return tidy(
-        (0, "T1", "T1", "task1", 90.0),
-        (0, "CIL", "T3", "task123", 60.0),
-        (0, "CIL", "T2", "task12", 50.0),
-        (1, "CIL", "T2", "task12", 53.0),
-        (0, "CIL", "T2", "task1", 80.0),
-        (0, "FT", "T2", "task12", 20.0),
-        (0, "SS", "T2", "task12", 70.0),
-        (0, "CIL (w/o weights)", "T2", "task12", 55.0),
-        (0, "mine", "T2", "task12", 99.0),
-    )
+def found(make_run) -> list[Run]:
+    return [
+        make_run("T1", "T1", 0, {"task1": 90.0}),
+        make_run("CIL", "T3", 0, {"task123": 60.0}),
+        make_run("CIL", "T2", 0, {"task12": 50.0, "task1": 80.0}),
+        make_run("CIL", "T2", 1, {"task12": 53.0}),
+        make_run("FT", "T2", 0, {"task12": 20.0}),
+        make_run("SS", "T2", 0, {"task12": 70.0}),
+        make_run("CIL (w/o weights)", "T2", 0, {"task12": 55.0}),
+        make_run("LWM teacher", "T2", 0, {"task2": 77.0}),
+        make_run("mine", "T2", 0, {"task12": 99.0}),
+    ]
 
 
 # the paper's figures
@@ -68,33 +86,51 @@ def test_the_papers_scores_are_the_eight_methods_of_both_tables_at_t2_and_t3():
 # ours
 
 
-def test_our_scores_are_averaged_over_seeds(scores):
-    ours = our_scores(scores)
+def test_our_scores_are_averaged_over_seeds(found):
+    ours = our_scores(found)
     assert ours.loc[("T2", "CIL"), "task12"] == 51.5
     assert ours.loc[("T2", "CIL"), "task1"] == 80.0
     assert np.isnan(ours.loc[("T2", "CIL"), "task2"])
     assert list(ours) == TASKS
 
 
+MIXED = [{"preset": "paper"}, {"data": "camvid"}, {"train": {"epochs": 9, "batch": 2}}]
+MIXED += [{"code": {"shared": "89ab", "method": "FE"}}, {"split": {"name": "mine"}}]
+
+
+@pytest.mark.parametrize("changes", MIXED, ids=lambda changes: next(iter(changes)))
+@pytest.mark.parametrize(
+    "table",
+    [
+        our_scores,
+        forgetting,
+        lambda found: comparison("II", found),
+        lambda found: between_tasks(found, load_split()),
+    ],
+    ids=["our_scores", "forgetting", "comparison", "between_tasks"],
+)
+def test_no_table_mixes_configurations(found, make_run, table, changes):
+    named = "epochs" if "train" in changes else next(iter(changes))
+    with pytest.raises(ValueError, match=f"runs/seed0/FE_T2 differ in {named}; a table holds"):
+        table([*found, make_run("FE", "T2", **changes)])
+
+
 # side by side
 
 
-def test_a_comparison_has_the_rows_that_were_run_in_the_papers_order(scores):
-    assert list(comparison("II", scores).index) == [
-        ("T1, T2", "SS"),
-        ("T1, T2", "FT"),
-        ("T1, T2", "CIL"),
-        ("T1, T2, T3", "CIL"),
-    ]
-    assert list(comparison("III", scores).index) == [
-        ("T1, T2", "CIL (w/o weights)"),
-        ("T1, T2", "CIL"),
-        ("T1, T2, T3", "CIL"),
-    ]
+@pytest.mark.parametrize("table", TABLES)
+def test_a_comparison_has_all_rows_of_the_paper_in_its_order(found, table):
+    methods = {
+        "II": ["SS", "FT", "FE", "CIL"],
+        "III": ["LWOF", "LWM", "Michieli", "CIL (w/o weights)", "CIL"],
+    }[table]
+    rows = [(stages, method) for stages in ("T1, T2", "T1, T2, T3") for method in methods]
+    for some in (found, found[:1], []):
+        assert list(comparison(table, some).index) == rows
 
 
-def test_a_comparison_shows_ours_beside_the_papers_for_each_task(scores):
-    table = comparison("II", scores)
+def test_a_comparison_shows_ours_beside_the_papers_for_each_task(found):
+    table = comparison("II", found)
     assert list(table) == [(task, source) for task in TITLES for source in ("ours", "paper")]
     ours, paper = ("Task 1∪2", "ours"), ("Task 1∪2", "paper")
     assert table.loc[("T1, T2", "CIL"), [ours, paper]].tolist() == [51.5, 67.7]
@@ -103,21 +139,28 @@ def test_a_comparison_shows_ours_beside_the_papers_for_each_task(scores):
     assert table.loc[("T1, T2, T3", "CIL"), ("Task 1∪2∪3", "paper")] == 62.2
 
 
-def test_what_is_not_there_is_nan_in_a_comparison(scores):
-    table = comparison("II", scores)
+def test_what_is_not_there_is_nan_in_a_comparison(found):
+    table = comparison("II", found)
     at_t2 = table.loc[("T1, T2", "CIL")]
     assert at_t2[["Task 3", "Task 1∪2∪3"]].isna().all()
     assert np.isnan(at_t2[("Task 2", "ours")]) and at_t2[("Task 2", "paper")] == 63.9
+    ours = table.xs("ours", axis=1, level=1)
+    assert ours.loc[("T1, T2", "FE")].isna().all() and ours.notna().to_numpy().sum() == 5
 
 
-def test_a_comparison_without_runs_is_empty():
-    table = comparison("III", tidy())
-    assert len(table) == 0
-    assert list(table) == [(task, source) for task in TITLES for source in ("ours", "paper")]
+@pytest.mark.parametrize("table", TABLES)
+def test_a_comparison_without_runs_is_the_papers_table(table):
+    alone = comparison(table, [])
+    assert alone.xs("ours", axis=1, level=1).isna().all(axis=None)
+    stages = {"T1, T2": "T2", "T1, T2, T3": "T3"}
+    for stage, method in alone.index:
+        paper = alone.loc[(stage, method)].xs("paper", level=1)
+        wanted = paper_scores().loc[(stages[stage], method)]
+        assert paper.tolist() == pytest.approx(wanted.tolist(), nan_ok=True)
 
 
-def test_as_text_has_one_decimal_and_a_dash_for_what_is_missing(scores):
-    lines = as_text(comparison("II", scores)).splitlines()
+def test_as_text_has_one_decimal_and_a_dash_for_what_is_missing(found):
+    lines = as_text(comparison("II", found)).splitlines()
     cil = next(line for line in lines if "CIL" in line)  # T1, T2: the stage may be in a line above
     assert cil.split()[-10:] == ["80.0", "85.5", "–", "63.9", "51.5", "67.7", *"––––"]
     assert "nan" not in "".join(lines).lower()
@@ -127,42 +170,216 @@ def marks(table: pd.DataFrame, column: tuple) -> dict[tuple, str]:
     """The marks of a column as the notebook shows them: row -> style."""
     styler = highlight(table)._compute()
     rows, at = list(table.index), list(table).index(column)
-    return {rows[i]: dict(style) for (i, j), style in styler.ctx.items() if j == at and style}
+    styles = {rows[i]: dict(style) for (i, j), style in styler.ctx.items() if j == at and style}
+    looks = {"font-weight": "bold", "text-decoration": "underline"}
+    return {
+        row: next(look for name, look in looks.items() if style.get(name) == look)
+        for row, style in styles.items()
+    }
 
 
-BOLD, UNDERLINED = {"font-weight": "bold"}, {"text-decoration": "underline"}
-
-
-def test_the_best_is_bold_and_the_second_underlined_in_each_block_without_ss(scores):
-    table = comparison("II", scores)
+def test_the_best_is_bold_and_the_second_underlined_in_each_block_without_ss(found):
+    table = comparison("II", found)
     assert marks(table, ("Task 1∪2", "ours")) == {
-        ("T1, T2", "CIL"): BOLD,  # 51.5; SS has 70, out of competition
-        ("T1, T2", "FT"): UNDERLINED,  # 20
+        ("T1, T2", "CIL"): "bold",  # 51.5; SS has 70, out of competition
+        ("T1, T2", "FT"): "underline",  # 20
     }
     assert marks(table, ("Task 1∪2", "paper")) == {
-        ("T1, T2", "CIL"): BOLD,  # 67.7
-        ("T1, T2", "FT"): UNDERLINED,  # 29.2
-        ("T1, T2, T3", "CIL"): BOLD,  # alone in its block
+        ("T1, T2", "CIL"): "bold",  # 67.7
+        ("T1, T2", "FE"): "underline",  # 44.8
+        ("T1, T2, T3", "CIL"): "bold",  # 64.0
+        ("T1, T2, T3", "FE"): "underline",  # 44.8
     }
     assert marks(table, ("Task 3", "ours")) == {}
 
 
-def test_the_notebooks_table_has_one_decimal_and_a_dash_for_what_is_missing(scores):
-    html = highlight(comparison("II", scores)).to_html()
+def test_the_notebooks_table_has_one_decimal_and_a_dash_for_what_is_missing(found):
+    html = highlight(comparison("II", found)).to_html()
     assert ">51.5<" in html and ">–<" in html
     assert "nan" not in html.lower()
 
 
-def test_the_command_prints_both_tables_of_a_folder(scores, monkeypatch, capsys, tmp_path):
+# what is missing
+
+
+def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(found):
+    assert how_to_fill(found) == [
+        "SS in T3: run 05_train_t1",
+        "FT in T3: run 06_ft_fe",
+        "FE in T2 and T3: run 06_ft_fe",
+        "LWOF in T2 and T3: run 07_lwof",
+        "LWM in T2 and T3: run 08_lwm",
+        "Michieli in T2 and T3: run 09_michieli",
+        "CIL (w/o weights) in T3: run 10_cil",
+    ]
+
+
+def test_nothing_is_missing_where_every_method_has_run_and_everything_where_none_has(make_run):
+    methods = ["SS", *METHODS]
+    everything = [make_run(method, stage) for method in methods for stage in ("T2", "T3")]
+    assert how_to_fill(everything) == []
+    assert [line.split(" in T2 and T3: ")[0] for line in how_to_fill([])] == methods
+
+
+def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
+    found, monkeypatch, capsys, tmp_path
+):
     asked = []
-    monkeypatch.setattr(tables.runs, "scores", lambda folder: asked.append(folder) or scores)
+    monkeypatch.setattr(tables.runs, "find", lambda folder: asked.append(folder) or found)
     tables.main(str(tmp_path))
     second, third = capsys.readouterr().out.split("Table III")
     assert asked == [tmp_path]
     assert "Table II:" in second and "FT" in second and "w/o weights" not in second
     assert "w/o weights" in third and "51.5" in third
+    assert third.splitlines()[-7:] == how_to_fill(found)
 
 
-def test_a_folder_without_runs_prints_two_empty_tables(capsys, tmp_path):
+def test_a_folder_without_runs_prints_the_papers_scores_and_how_to_fill_the_tables(
+    capsys, tmp_path
+):
     tables.main(str(tmp_path))
-    assert capsys.readouterr().out.count("Empty DataFrame") == 2
+    printed = capsys.readouterr().out
+    assert "62.2" in printed and printed.splitlines()[-8:] == how_to_fill([])
+
+
+# forgetting
+
+
+def test_forgetting_is_the_score_now_minus_the_score_when_learned(make_run):
+    lost = forgetting(
+        [
+            make_run("T1", "T1", 0, {"task1": 90.0}),
+            make_run("CIL", "T2", 0, {"task1": 84.0, "task2": 60.0, "task12": 1.0}),
+            make_run("CIL", "T3", 0, {"task1": 91.0, "task2": 52.0, "task3": 5.0}),
+            make_run("FT", "T2", 0, {"task1": 30.0, "task2": 55.0}),
+            make_run("LWOF", "T3", 0, {"task1": 70.0, "task2": 20.0}),
+            make_run("SS", "T2", 0, {"task1": 95.0, "task2": 65.0}),
+        ]
+    )
+    assert list(lost) == [("Task 1", "after T2"), ("Task 1", "after T3"), ("Task 2", "after T3")]
+    assert list(lost.index) == list(METHODS)
+    assert lost.loc["CIL"].tolist() == [-6, 1, -8]
+    assert lost.loc["FT"].tolist() == pytest.approx([-60, np.nan, np.nan], nan_ok=True)
+    assert lost.loc["LWOF"].tolist() == pytest.approx([np.nan, -20, np.nan], nan_ok=True)
+    assert lost.loc["LWM"].isna().all()
+
+
+def test_forgetting_is_averaged_over_seeds(make_run):
+    found = [
+        make_run(method, stage, seed, {"task1": score})
+        for method, stage, scores in (("T1", "T1", (90.0, 80.0)), ("FT", "T2", (30.0, 40.0)))
+        for seed, score in enumerate(scores)
+    ]
+    assert forgetting(found).loc["FT", ("Task 1", "after T2")] == -50  # of -60 and -40
+
+
+def test_forgetting_without_runs_is_unknown():
+    assert forgetting([]).isna().all(axis=None)
+
+
+# between tasks
+
+
+def test_a_confusion_matrix_by_task_adds_up_the_classes_of_each(split):
+    names = ["road", "sky", "building", "pole", "car"]
+    rows = [
+        [1, 2, 3, 4, 5],
+        [6, 7, 8, 9, 10],
+        [11, 12, 13, 14, 15],
+        [16, 17, 18, 19, 20],
+        [21, 22, 23, 24, 25],
+    ]
+    counts = by_task(pd.DataFrame(rows, names, names), split)
+    assert list(counts.index) == list(counts) == ["S1", "S2", "S3"]
+    assert counts.to_numpy().tolist() == [
+        [1 + 2 + 6 + 7, 3 + 4 + 8 + 9, 5 + 10],
+        [11 + 12 + 16 + 17, 13 + 14 + 18 + 19, 15 + 20],
+        [21 + 22, 23 + 24, 25],
+    ]
+
+
+def confused(make_run, split, method: str, seed: int, stage: str, counts: list[list[int]]) -> Run:
+    """A run whose pixels are all of the first class of each task, and predicted so."""
+    classes = split.stage(stage).seen
+    everything = list(split.class_sets(split.stage(stage)))[-1]
+    firsts = [split.names(part.new)[0] for part in split.stages[: split.stage(stage).number]]
+    matrix = pd.DataFrame(0, split.names(classes), split.names(classes))
+    matrix.loc[firsts, firsts] = counts
+    run = make_run(method, stage, seed)
+    run.scores["confusion"] = {everything: matrix.to_numpy().tolist()}
+    run.scores["iou"] = {everything: dict.fromkeys(split.names(classes))}
+    return run
+
+
+def test_errors_between_tasks_are_shares_of_the_labelled_pixels_of_a_task(make_run, split):
+    runs = [
+        confused(make_run, split, "CIL", 0, "T2", [[8, 2], [3, 1]]),
+        confused(make_run, split, "FT", 0, "T2", [[1, 9], [0, 5]]),
+        confused(make_run, split, "SS", 0, "T2", [[4, 0], [1, 3]]),
+        confused(make_run, split, "CIL", 0, "T3", [[6, 1, 1], [0, 4, 4], [5, 0, 5]]),
+        make_run("T1", "T1"),
+        make_run("LWM teacher", "T2"),
+    ]
+    for run in runs[-2:]:
+        run.scores["confusion"] = {"task2": [[1]]}
+    after = between_tasks(runs, split, "T2")
+    assert list(after.index) == ["SS", "FT", "CIL"]
+    assert list(after) == [("S1 as", "S2"), ("S2 as", "S1")]
+    assert after.to_numpy().tolist() == [[0, 25], [90, 0], [20, 75]]
+    last = between_tasks(runs, split)
+    assert list(last.index) == ["CIL"]
+    assert last.loc["CIL"].to_dict() == {
+        ("S1 as", "S2"): 12.5,
+        ("S1 as", "S3"): 12.5,
+        ("S2 as", "S1"): 0,
+        ("S2 as", "S3"): 50,
+        ("S3 as", "S1"): 50,
+        ("S3 as", "S2"): 0,
+    }
+
+
+def test_errors_between_tasks_add_up_the_pixels_of_all_seeds(make_run, split):
+    counts = [[[1, 0], [0, 1]], [[0, 9], [0, 1]]]
+    runs = [confused(make_run, split, "CIL", seed, "T2", one) for seed, one in enumerate(counts)]
+    assert between_tasks(runs, split, "T2").loc["CIL"].tolist() == [90, 0]
+
+
+# who sees what
+
+
+def test_the_ledger_of_labels_says_what_each_method_sees_in_each_stage(split):
+    ledger = label_ledger(split)
+    new_only = ["D1 with S1", "D2 with S2", "D3 with S3"]
+    memory = [
+        "D1 with S1",
+        "D2 with S2 + 20 of D1 with S1",
+        "D3 with S3 + 20 of D1 with S1 + 20 of D2 with S2",
+    ]
+    assert list(ledger) == ["T1", "T2", "T3"]
+    assert {method: row.tolist() for method, row in ledger.iterrows()} == {
+        "SS": ["D1 with S1", "D1∪D2 with S1∪S2", "D1∪D2∪D3 with S1∪S2∪S3"],
+        "FT": new_only,
+        "FE": new_only,
+        "LWOF": new_only,
+        "LWM": memory,
+        "Michieli": ["D1 with S1", "D2 with S1∪S2", "D3 with S1∪S2∪S3"],
+        "CIL (w/o weights)": new_only,
+        "CIL": new_only,
+    }
+    assert list(ledger.index) == ["SS", *METHODS]
+
+
+def test_the_ledger_of_labels_reads_the_methods_it_is_given(split):
+    mine = replace(METHODS["LWM"], name="mine", labels="all", memory=Memory(balanced, 7))
+    ledger = label_ledger(split, [mine])
+    assert list(ledger.index) == ["SS", "mine"]
+    assert ledger.loc["mine", "T2"] == "D2 with S1∪S2 + 7 of D1 with S1"
+
+
+def test_forgetting_is_taken_within_a_seed(make_run):
+    found = [
+        make_run("T1", "T1", 0, {"task1": 90.0}),
+        make_run("T1", "T1", 1, {"task1": 70.0}),
+        make_run("FT", "T2", 0, {"task1": 30.0}),
+    ]
+    assert forgetting(found).loc["FT", ("Task 1", "after T2")] == -60

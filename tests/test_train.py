@@ -1,4 +1,5 @@
 import random
+import re
 from dataclasses import replace
 
 import numpy as np
@@ -7,11 +8,12 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import default_collate
 
-from cilkit.classes import VOID
+from cilkit.classes import VOID, restrict
 from cilkit.datasets import LabelledImages, open_data
 from cilkit.erfnet import ERFNet
 from cilkit.losses import cross_entropy
-from cilkit.methods import METHODS, Method
+from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods.lwm import balanced
 from cilkit.metrics import MeanIoU
 from cilkit.train import (
     PRESETS,
@@ -35,13 +37,18 @@ def teacher(make_network):
 
 
 @pytest.fixture
-def fit_t2(scenes, teacher, tiny):
-    """fit_t2(method, ...) trains in stage T2 after `teacher`."""
+def fit_t2(scenes, teacher, tiny, small, make_network):
+    """fit_t2(method, ...) trains in stage T2 after `teacher`; more replaces what it is given."""
 
-    def train(method="CIL", config=tiny, seed=0, teacher=teacher):
-        method = METHODS[method] if isinstance(method, str) else method
+    def train(method="CIL", config=tiny, seed=0, teacher=teacher, **changes):
+        method = small(method) if isinstance(method, str) else method
+        given = {"images": scenes.stage("T2", method.labels)}
+        if method.memory is not None:
+            remembered = scenes.stage("T1").subset(range(method.memory.size))
+            given |= {"memory": [remembered], "new_teacher": make_network(6, seed=1)}
+        given |= changes
         stage = scenes.split.stage("T2")
-        return fit_stage(method, scenes.stage("T2"), stage, teacher, config, seed)
+        return fit_stage(method, stage=stage, teacher=teacher, config=config, seed=seed, **given)
 
     return train
 
@@ -181,6 +188,7 @@ def test_fit_gives_a_network_for_the_visible_classes_and_a_history(scenes, tiny)
     assert history["epoch"].tolist() == [1, 2]
     assert np.isfinite(history["ce"]).all() and (history["seconds"] > 0).all()
     assert fit(scenes.single_stage("T2"), tiny)[0].num_classes == 11
+    assert fit(scenes.stage("T2"), tiny)[0].num_classes == 6  # the second teacher of LWM
 
 
 def test_a_trained_network_is_handed_back_on_the_cpu_ready_to_use(scenes, tiny, fit_t2):
@@ -206,31 +214,35 @@ def test_training_learns_that_white_is_sky_and_black_is_road(folder, write_png, 
 
 
 def by_hand(images: LabelledImages, config: TrainConfig, seed: int) -> ERFNet:
-    """Stage T1 in the fewest lines: Adam on eq. (1), a new rate at every step."""
+    """Eq. (1) in the fewest lines: Adam, and a new rate at every step."""
     torch.manual_seed(derive_seed(seed, "network"))
-    network = ERFNet(images.visible.stop)
+    first, stop = images.visible.start, images.visible.stop
+    network = ERFNet(stop - first)
     adam = torch.optim.Adam(network.parameters(), weight_decay=config.weight_decay)
     augmented = Augmented(images, config.augmentation, seed)
-    total = config.epochs * (len(images) // config.batch)
+    steps = len(images) // config.batch
+    total = config.epochs * steps
     for step in range(total):
-        augmented.epoch, part = divmod(step * config.batch, len(images))
+        augmented.epoch, part = divmod(step, steps)
         generator = torch.Generator().manual_seed(derive_seed(seed, "order", augmented.epoch))
-        order = torch.randperm(len(images), generator=generator)[part : part + config.batch]
+        order = torch.randperm(len(images), generator=generator).split(config.batch)[part]
         pixels, labels = default_collate([augmented[index] for index in order.tolist()])
         adam.param_groups[0]["lr"] = config.learning_rate * (1 - step / total) ** config.power
         adam.zero_grad()
+        labels = torch.where(labels == VOID, VOID, labels - first)
         cross_entropy(network.train()(pixels).log_softmax(dim=1), labels).backward()
         adam.step()
     return network
 
 
-def test_training_is_adam_on_the_cross_entropy_with_a_falling_rate(scenes, tiny):
+@pytest.mark.parametrize("stage", ["T1", "T2"])
+def test_training_is_adam_on_the_cross_entropy_with_a_falling_rate(scenes, tiny, stage):
     if Fabric(devices=1).device.type != "cpu":
         pytest.skip("this machine has an accelerator, which rounds differently")
     config = replace(tiny, epochs=2, batch=2, identity_start=False)
-    network, _ = fit(scenes.stage("T1"), config, seed=3)
+    network, _ = fit(scenes.stage(stage), config, seed=3)
     with torch.random.fork_rng():
-        wanted = by_hand(scenes.stage("T1"), config, seed=3)
+        wanted = by_hand(scenes.stage(stage), config, seed=3)
     assert equal(state(network), state(wanted))
 
 
@@ -289,7 +301,7 @@ def test_the_same_seed_gives_the_same_network_and_another_seed_another(scenes, t
     assert not equal(networks[0], networks[2])
 
 
-@pytest.mark.parametrize("method", ["FT", "CIL"])
+@pytest.mark.parametrize("method", ["FT", "CIL", "LWM"])
 def test_the_same_seed_gives_the_same_student(fit_t2, method):
     students = [state(fit_t2(method, seed=seed)[0]) for seed in (3, 3, 4)]
     assert equal(students[0], students[1])
@@ -336,6 +348,15 @@ def test_a_method_without_teacher_sees_none(fit_t2):
     seen = []
     fit_t2(spy(seen, teacher=False))
     assert [step.teacher for step in seen] == [None]
+    assert [step.new_teacher for step in seen] == [None]
+
+
+def test_a_method_with_all_labels_sees_old_and_new_ones_and_none_to_come(fit_t2):
+    seen = []
+    fit_t2(spy(seen, labels="all"))
+    found = set(seen[0].labels.unique().tolist())
+    assert found <= {*range(11), VOID}
+    assert found & set(range(5)) and found & set(range(5, 11))
 
 
 def test_the_teacher_answers_in_evaluation_mode(fit_t2, teacher):
@@ -368,15 +389,45 @@ def test_ft_trains_the_encoder_and_its_decoder_and_leaves_the_old_decoder_alone(
     assert all(not after[key].equal(before[key]) for key in before)
 
 
-def test_ft_leaves_both_old_decoders_alone_in_stage_t3(scenes, tiny, make_network):
+def test_fe_trains_its_decoder_and_leaves_all_else_alone_bit_by_bit(fit_t2, teacher, tiny):
+    config = replace(tiny, epochs=3, learning_rate=1e-2)
+    student, _ = fit_t2("FE", config)
+    assert equal(state(student.encoder), state(teacher.encoder))  # batch-norm statistics too
+    assert equal(state(student.decoder), state(teacher.decoder))
+    untrained, _ = fit_t2("FE", replace(config, learning_rate=1e-12, weight_decay=0.0))
+    before, after = (dict(one.decoders[1].named_parameters()) for one in (untrained, student))
+    assert all(not after[key].equal(before[key]) for key in before)
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    logits = predict(student, images, tiny)[:, :5]
+    assert logits.equal(predict(teacher, images, tiny)) and logits.std() > 0.01
+
+
+@pytest.mark.parametrize(("method", "frozen"), [("FE", True), ("FT", False)])
+def test_the_frozen_encoder_of_fe_has_neither_dropout_nor_batch_statistics(
+    fit_t2, teacher, tiny, method, frozen
+):
+    seen, pixels = [], []
+    hook = teacher.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0]))
+    mine = replace(METHODS[method], loss=spy(seen).loss)
+    fit_t2(mine, replace(tiny, epochs=2, batch=3))  # the student is a copy, with the hook
+    hook.remove()
+    assert len(seen) == len(pixels) == 4
+    for step, images in zip(seen, pixels, strict=True):
+        answers = predict(teacher, images, tiny)  # in evaluation mode
+        assert step.logits[:, step.old].detach().equal(answers) == frozen
+
+
+@pytest.mark.parametrize("method", ["FT", "FE"])
+def test_both_old_decoders_are_left_alone_in_stage_t3(scenes, tiny, make_network, method):
     teacher = make_network(5, 6)
     stage = scenes.split.stage("T3")
-    student, _ = fit_stage(METHODS["FT"], scenes.stage("T3"), stage, teacher, tiny)
+    student, _ = fit_stage(METHODS[method], scenes.stage("T3"), stage, teacher, tiny)
     assert [decoder.num_classes for decoder in student.decoders] == [5, 6, 8]
     for old, kept in zip(teacher.decoders, student.decoders[:2], strict=True):
         assert equal(state(old), state(kept))
     new = make_network(8).decoder
     assert not equal(state(student.decoders[2]), state(new))
+    assert equal(state(teacher.encoder), state(student.encoder)) == (method == "FE")
 
 
 def test_a_student_may_start_from_its_teacher_or_from_random_weights(fit_t2, teacher, tiny):
@@ -404,6 +455,258 @@ def test_the_wider_layer_is_not_for_a_teacher_with_two_decoders(scenes, tiny, ma
     config = replace(tiny, start="teacher")
     with pytest.raises(ValueError, match="the network has 2 decoders"):
         fit_stage(METHODS["CIL"], scenes.stage("T3"), stage, make_network(5, 6), config)
+
+
+# a memory
+
+
+def remember(seen: list, size: int = 2, **settings) -> Method:
+    """A method with a memory that notes its steps."""
+    return spy(seen, memory=Memory(balanced, size), **settings)
+
+
+def test_half_of_a_batch_is_remembered_with_the_labels_of_its_stage(fit_t2, tiny):
+    seen = []
+    fit_t2(remember(seen), replace(tiny, batch=3))
+    assert len(seen) == 2
+    for step in seen:
+        assert step.logits.shape == (6, 11, 16, 32)
+        assert set(step.labels[:3].unique().tolist()) <= {*range(5, 11), VOID}
+        assert set(step.labels[3:].unique().tolist()) <= {*range(5), VOID}
+        assert (step.labels != VOID).flatten(1).any(dim=1).all()
+
+
+def test_both_teachers_answer_for_the_pixels_that_the_student_sees(
+    fit_t2, teacher, tiny, make_network
+):
+    seen, pixels = [], []
+    new_teacher = make_network(6, seed=1)
+    hook = teacher.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0]))
+    new_teacher.register_forward_pre_hook(lambda _, inputs: pixels.append(inputs[0]))
+    new_teacher.train()
+    before = state(new_teacher)
+    fit_t2(remember(seen), replace(tiny, start="teacher"), new_teacher=new_teacher)
+    hook.remove()
+    (step,), (one, other) = seen, pixels
+    assert one.equal(other) and one.shape == (8, 3, 16, 32)
+    assert step.teacher.equal(predict(teacher, one, tiny).softmax(dim=1))
+    assert new_teacher.training and equal(state(new_teacher), before)
+    assert step.new_teacher.equal(predict(new_teacher, one, tiny).softmax(dim=1))
+    assert step.new_teacher.shape == (8, 6, 16, 32) and not step.new_teacher.requires_grad
+
+
+def test_every_remembered_image_comes_once_before_any_comes_again(scenes, fit_t2, tiny):
+    remembered = Recorder(scenes.stage("T1").subset([3, 1, 0]))
+    config = replace(tiny, epochs=2, batch=2)
+    fit_t2(remember([], size=3), config, memory=[remembered])
+    _, *order = remembered.order  # before them, one look at the size
+    first, second = order[:6], order[6:]
+    assert len(second) == 6  # as many as new images that are used
+    for epoch in (first, second):
+        assert sorted(epoch[:3]) == sorted(epoch[3:]) == [0, 1, 2]
+    assert first != second
+
+
+def test_the_memory_changes_neither_the_order_nor_the_augmentation_of_new_images(
+    scenes, fit_t2, tiny
+):
+    alone, beside = Recorder(scenes.stage("T2")), Recorder(scenes.stage("T2"))
+    seen_alone, seen_beside = [], []
+    config = replace(tiny, epochs=2, batch=3)
+    fit_t2(spy(seen_alone), config, images=alone)
+    fit_t2(remember(seen_beside), config, images=beside)
+    assert alone.order == beside.order
+    for one, other in zip(seen_alone, seen_beside, strict=True):
+        assert one.labels.equal(other.labels[:3])
+
+
+def test_no_two_images_of_a_batch_or_of_two_epochs_are_augmented_alike(
+    folder, write_png, tiny, make_network
+):
+    picture = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    for sample in open_data(folder).train:
+        write_png(sample.image, picture)
+    alike, pixels = open_data(folder), []
+    teacher = make_network(11)
+    teacher.register_forward_pre_hook(lambda _, inputs: pixels.extend(inputs[0]))
+    fit_stage(
+        remember([], size=1),
+        alike.stage("T3").subset([0, 1]),
+        alike.split.stage("T3"),
+        teacher,
+        replace(tiny, epochs=2, batch=2),
+        memory=[alike.stage(name).subset([0]) for name in ("T1", "T2")],
+        new_teacher=make_network(8),
+    )
+    assert len(pixels) == 8  # two epochs of two new and two remembered images
+    assert not any(pixels[i].equal(pixels[j]) for i in range(8) for j in range(i))
+
+
+def test_in_stage_t3_images_of_both_earlier_stages_are_remembered(scenes, tiny, make_network):
+    parts = [Recorder(scenes.stage(name).subset([2, 0])) for name in ("T1", "T2")]
+    seen = []
+    fit_stage(
+        remember(seen),
+        scenes.stage("T3"),
+        scenes.split.stage("T3"),
+        make_network(11),
+        replace(tiny, batch=1),
+        memory=parts,
+        new_teacher=make_network(8),
+    )
+    orders = [part.order[1:] for part in parts]
+    assert sum(map(len, orders)) == 6 and all(set(order) == {0, 1} for order in orders)
+    labels = [set(step.labels[1].unique().tolist()) - {VOID} for step in seen]
+    assert all(found <= set(range(5)) or found <= set(range(5, 11)) for found in labels)
+    assert any(found & set(range(5)) for found in labels)
+    assert any(found & set(range(5, 11)) for found in labels)
+    assert all(set(step.labels[0].unique().tolist()) <= {*range(11, 19), VOID} for step in seen)
+
+
+def test_workers_change_nothing_for_a_memory(fit_t2, tiny):
+    config = replace(tiny, batch=3)
+    alone, _ = fit_t2("LWM", config)
+    helped, _ = fit_t2("LWM", replace(config, workers=1))
+    assert equal(state(alone), state(helped))
+
+
+def test_the_history_of_lwm_has_its_four_terms(fit_t2):
+    _, history = fit_t2("LWM")
+    terms = ["ce_new", "ce_memory", "kd_old", "kd_new"]
+    assert list(history) == ["epoch", "learning_rate", *terms, "seconds"]
+    assert (history[terms] > 0).all(axis=None)
+
+
+# what a method may see
+
+S1 = "road, sidewalk, vegetation, terrain, sky"
+S2 = "building, wall, fence, pole, traffic light, traffic sign"
+D1 = "aachen, dusseldorf, hanover, strasbourg"
+D2 = "bochum, hamburg, jena, monchengladbach, tubingen, ulm, weimar"
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "labels", "message"),
+    [
+        ("CIL", "T2", "all", f"CIL in T2 may see labels of {S2}; the data set shows {S1}, {S2}."),
+        ("LWM", "T2", "all", f"LWM in T2 may see labels of {S2}; the data set shows {S1}, {S2}."),
+        ("CIL", "T1", "new", f"may see labels of {S2}; the data set shows {S1}."),
+        ("CIL", "T3", "new", f"may see labels of {S2}; the data set shows person, rider"),
+        ("CIL", "T2", "new", None),
+        ("Michieli", "T2", "new", f"may see labels of {S1}, {S2}; the data set shows {S2}."),
+        ("Michieli", "T3", "all", f"may see labels of {S1}, {S2}; the data set shows {S1}, {S2}, "),
+        ("Michieli", "T2", "all", None),
+    ],
+)
+def test_a_method_is_refused_labels_that_it_does_not_declare(
+    scenes, fit_t2, method, stage, labels, message
+):
+    images = scenes.stage(stage, labels)
+    if message is None:
+        fit_t2(method, images=images)
+        return
+    with pytest.raises(ValueError) as error:
+        fit_t2(method, images=images)
+    assert message in str(error.value)
+    own = "all" if method == "Michieli" else "new"
+    assert str(error.value).endswith(f". Open it with data.stage('T2', labels={own!r})")
+
+
+@pytest.mark.parametrize("method", ["CIL", "LWM", "Michieli"])
+def test_a_method_is_refused_images_of_other_stages(scenes, fit_t2, method):
+    visible = METHODS[method].visible(scenes.split.stage("T2"))
+    with pytest.raises(ValueError) as error:
+        fit_t2(method, images=LabelledImages(scenes.train, scenes.split, visible))
+    may, shown = str(error.value).split("; the data set shows ")
+    assert may == f"{method} in T2 may see images of {D2}"
+    assert shown.startswith("aachen, bremen, ") and "bochum" not in shown
+    assert shown.endswith(". Open it with data.stage('T2')")
+    with pytest.raises(ValueError, match="the data set shows frankfurt, lindau, munster. Open"):
+        fit_t2(method, images=LabelledImages(scenes.test, scenes.split, visible))
+
+
+@pytest.mark.parametrize("method", [name for name in METHODS if name != "LWM"])
+def test_a_method_without_memory_is_refused_one(scenes, fit_t2, make_network, method):
+    memory = [scenes.stage("T1").subset([0, 1])]
+    with pytest.raises(ValueError) as error:
+        fit_t2(method, memory=memory)
+    assert str(error.value).startswith(f"{method} in T2 may remember images of no stage; came: 1 ")
+    assert "Its field `memory` says what it may keep" in str(error.value)
+    with pytest.raises(ValueError, match="has no second teacher; leave new_teacher out"):
+        fit_t2(method, new_teacher=make_network(6))
+
+
+@pytest.mark.parametrize(
+    ("remembered", "message"),
+    [
+        ([], "LWM in T2 may remember images of T1; came: 0 sets of images."),
+        (["T1", "T1"], "may remember images of T1; came: 2 sets of images."),
+        (["T2"], f"the memory of T1 of LWM in T2 may see labels of {S1}; the data set shows {S2}."),
+        (["T3"], f"may see labels of {S1}; the data set shows person, rider"),
+    ],
+)
+def test_a_memory_of_another_stage_is_refused(scenes, fit_t2, remembered, message):
+    memory = [scenes.stage(name).subset([0, 1]) for name in remembered]
+    with pytest.raises(ValueError) as error:
+        fit_t2("LWM", memory=memory)
+    assert message in str(error.value)
+    wanted = "data.stage('T1', labels='new')" if remembered in (["T2"], ["T3"]) else "Study.memory"
+    assert wanted in str(error.value)
+
+
+def test_a_memory_of_later_images_with_old_labels_is_refused(scenes, fit_t2):
+    smuggled = LabelledImages(scenes.stage("T2").samples[:2], scenes.split, slice(0, 5))
+    with pytest.raises(ValueError) as error:
+        fit_t2("LWM", memory=[smuggled])
+    assert f"the memory of T1 of LWM in T2 may see images of {D1}; the data set" in str(error.value)
+    assert "shows bochum, hamburg. Open it with data.stage('T1')" in str(error.value)
+
+
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_memory_of_another_size_is_refused(scenes, fit_t2, size):
+    memory = [scenes.stage("T1").subset(range(size))]
+    with pytest.raises(
+        ValueError, match=f"memory of T1 of LWM in T2 holds {size} images; its size is 2"
+    ):
+        fit_t2("LWM", memory=memory)
+
+
+def test_in_stage_t3_a_memory_holds_t1_and_t2_in_this_order(scenes, tiny, small, make_network):
+    def fit_t3(*stages):
+        memory = [scenes.stage(name).subset([0, 1]) for name in stages]
+        teachers = {"teacher": make_network(11), "new_teacher": make_network(8)}
+        stage = scenes.split.stage("T3")
+        images = scenes.stage("T3")
+        fit_stage(small("LWM"), images, stage, config=tiny, memory=memory, **teachers)
+
+    fit_t3("T1", "T2")
+    with pytest.raises(ValueError, match="may remember images of T1, T2; came: 1 sets of images"):
+        fit_t3("T1")
+    with pytest.raises(ValueError, match=f"memory of T1 of LWM in T3 may see labels of {S1}; the"):
+        fit_t3("T2", "T1")
+    with pytest.raises(ValueError, match=f"memory of T2 of LWM in T3 may see labels of {S2}; the"):
+        fit_t3("T1", "T3")
+
+
+@pytest.mark.parametrize(
+    ("classes", "came"),
+    [(None, "none"), (5, "one of 5 classes"), (11, "one of 11 classes"), (8, "one of 8 classes")],
+)
+def test_lwm_needs_a_second_teacher_of_the_new_classes(fit_t2, make_network, classes, came):
+    new_teacher = None if classes is None else make_network(classes)
+    with pytest.raises(ValueError) as error:
+        fit_t2("LWM", new_teacher=new_teacher)
+    message = str(error.value)
+    assert message.startswith(
+        "LWM needs a second teacher, trained on the 6 new classes of T2 alone"
+    )
+    assert message.endswith(f"came: {came}. Study.new_teacher('T2') makes it")
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_every_method_starts_from_the_model_of_the_stage_before(fit_t2, method):
+    with pytest.raises(ValueError, match=f"{re.escape(method)} in T2 starts from the model of the"):
+        fit_t2(method, teacher=None)
 
 
 # pre-trained encoder, normalisation, precision
@@ -520,6 +823,17 @@ def test_a_model_trained_in_t2_is_scored_on_all_class_sets_of_t2(scenes, fit_t2,
     assert scores.counts["task12"].sum() == parts > 0
 
 
+def test_a_model_of_later_classes_alone_is_scored_on_them(scenes, make_network, tiny):
+    network = make_network(6)
+    test = scenes.test_set("T2", labels="new")
+    scores = evaluate(network, test, {"task2": slice(5, 11)}, tiny)
+    wanted = MeanIoU({"task2": slice(0, 6)})
+    for image, labels in (test[index] for index in range(len(test))):
+        wanted.update(predict(network, image[None], tiny), restrict(labels, slice(5, 11))[None])
+    assert scores.counts["task2"].equal(wanted.counts["task2"])
+    assert (scores.counts["task2"].sum(dim=1) > 0).sum() > 2  # several labels
+
+
 def scales(network: torch.nn.Module) -> torch.Tensor:
     """The last batch-norm scales of all residual blocks."""
     return torch.cat([p for name, p in network.named_parameters() if name.endswith("bn2.weight")])
@@ -536,3 +850,9 @@ def test_new_residual_blocks_may_start_as_the_identity(fit_t2, teacher, tiny, id
     student, _ = fit_t2("FT", still)  # only its new decoder is new
     assert (scales(student.decoders[1]) - start).abs().max() < 1e-9
     torch.testing.assert_close(scales(student.encoder), scales(teacher.encoder), rtol=0, atol=1e-9)
+
+
+def test_a_network_is_not_scored_on_data_that_show_other_classes(make_network, scenes, tiny):
+    test = scenes.test_set("T2", labels="new")
+    with pytest.raises(ValueError, match="network has 11 channels but .* building, wall"):
+        evaluate(make_network(11), test, {"task2": slice(5, 11)}, tiny)

@@ -115,14 +115,15 @@ def test_the_same_seed_epoch_and_index_give_the_same_item_in_any_order(blocks):
     assert all(same(a, b) for a, b in zip(items, reverse, strict=True))
 
 
-def test_another_seed_epoch_or_index_gives_another_item(blocks):
-    def item(seed, epoch, index):
-        augmented = Augmented(blocks, Augmentation(crop=(32, 64)), seed)
+def test_another_seed_epoch_index_or_data_set_gives_another_item(blocks):
+    def item(seed, epoch, index, name="new"):
+        augmented = Augmented(blocks, Augmentation(crop=(32, 64)), seed, name)
         augmented.epoch = epoch
         return augmented[index]
 
-    images = [item(0, 0, 0), item(1, 0, 0), item(0, 1, 0), item(0, 0, 1)]
-    assert not any(same(images[i], images[j]) for i in range(4) for j in range(i))
+    others = [item(1, 0, 0), item(0, 1, 0), item(0, 0, 1), item(0, 0, 0, "memory 0")]
+    images = [item(0, 0, 0), *others, item(0, 0, 0, "memory 1")]
+    assert not any(same(images[i], images[j]) for i in range(6) for j in range(i))
 
 
 def test_workers_give_the_items_of_the_main_process(scenes):

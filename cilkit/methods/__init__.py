@@ -1,13 +1,16 @@
 """The methods of Tables II and III, by the name they have there."""
 
 from cilkit.classes import unknown
-from cilkit.methods.base import Method, Step
+from cilkit.methods.base import Memory, Method, Step
 from cilkit.methods.cil import CIL, CIL_UNWEIGHTED
-from cilkit.methods.finetune import FT
+from cilkit.methods.finetune import FE, FT
+from cilkit.methods.lwm import LWM
+from cilkit.methods.lwof import LWOF
+from cilkit.methods.michieli import MICHIELI
 
-METHODS = {method.name: method for method in (FT, CIL_UNWEIGHTED, CIL)}
+METHODS = {m.name: m for m in (FT, FE, LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)}
 
-__all__ = ["METHODS", "Method", "Step", "get_method"]
+__all__ = ["METHODS", "Memory", "Method", "Step", "get_method"]
 
 
 def get_method(name: str) -> Method:

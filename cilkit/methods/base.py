@@ -1,22 +1,27 @@
-"""What a method sees (Step) and what it is (Method)."""
+"""What a method sees (Step), what it is (Method), and what it may keep of old data (Memory)."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Literal
 
-from torch import Tensor
+from torch import Generator, Tensor
+
+from cilkit.classes import Stage
 
 
 @dataclass(frozen=True)
 class Step:
     """One batch of a stage, as a method sees it; O old and N new classes.
 
-        logits   (B, O+N, H, W)  the student's scores, before any softmax
-        labels   (B, H, W)       long; VOID where this method may not see a label
-        teacher  (B, O, H, W)    probabilities of the model before this stage; None without one
-        old      slice           the channels of the old classes
-        new      slice           the channels of the new classes
+        logits       (B, O+N, H, W)  the student's scores, before any softmax
+        labels       (B, H, W)       long; VOID where this method may not see a label
+        teacher      (B, O, H, W)    probabilities of the model before this stage; None without one
+        old          slice           the channels of the old classes
+        new          slice           the channels of the new classes
+        new_teacher  (B, N, H, W)    probabilities of a model of the new classes alone (LWM)
 
-    It can be built by hand: `Step(logits, labels, teacher, slice(0, 5), slice(5, 11))`.
+    It can be built by hand: `Step(logits, labels, teacher, slice(0, 5), slice(5, 11))`. With a
+    memory, the batch holds new and remembered images, each with the labels of its own stage.
     """
 
     logits: Tensor
@@ -24,6 +29,7 @@ class Step:
     teacher: Tensor | None
     old: slice
     new: slice
+    new_teacher: Tensor | None = None
 
     def __post_init__(self) -> None:
         images, channels, *pixels = self.logits.shape
@@ -37,19 +43,72 @@ class Step:
                 f"labels have shape {tuple(self.labels.shape)} for logits of "
                 f"{tuple(self.logits.shape)}; wanted (B, H, W) = {(images, *pixels)}"
             )
-        if self.teacher is not None and self.teacher.shape != (images, self.old.stop, *pixels):
+        for name, given, classes, kind in (
+            ("teacher", self.teacher, self.old.stop, "old"),
+            ("new_teacher", self.new_teacher, self.new.stop - self.new.start, "new"),
+        ):
+            if given is not None and given.shape != (images, classes, *pixels):
+                raise ValueError(
+                    f"{name} has shape {tuple(given.shape)}; wanted the {classes} {kind} "
+                    f"classes at every pixel, {(images, classes, *pixels)}"
+                )
+
+
+@dataclass(frozen=True)
+class Memory:
+    """D_m of eq. (6): image-label pairs that are kept of each earlier stage.
+
+    rule(counts, confidence, size, generator) returns the indices of `size` images, given
+
+        counts      (M, S)  labelled pixels of each image by class of its stage
+        confidence  (M,)    mean probability that the model of that stage gives its own answers
+        generator           seeded, for what is drawn at random
+
+    The paper leaves rule and size open: `cilkit.methods.lwm` has two rules, and any function of
+    this form is one.
+    """
+
+    rule: Callable[[Tensor, Tensor, int, Generator], list[int]]
+    size: int = 20  # images of each earlier stage
+
+    def __post_init__(self) -> None:
+        if not callable(self.rule):
             raise ValueError(
-                f"teacher has shape {tuple(self.teacher.shape)}; wanted the {self.old.stop} old "
-                f"classes at every pixel, {(images, self.old.stop, *pixels)}"
+                f"{self.rule!r} is no rule of a memory; wanted a function such as balanced: "
+                "Memory(balanced, size=20)"
+            )
+        if not isinstance(self.size, int) or isinstance(self.size, bool) or self.size < 1:
+            raise ValueError(
+                f"a memory of {self.size!r} images; wanted a whole number from 1, or memory=None"
             )
 
 
 @dataclass(frozen=True)
 class Method:
-    """A row of Table II or III. `loss` returns its terms by name; the trainer adds them up."""
+    """A row of Table II or III. `loss` returns its terms by name; the trainer adds them up.
+
+    What a method needs beyond new images with labels of the new classes, it says here; the
+    trainer gives it exactly that and refuses more.
+    """
 
     name: str
     equation: int
     loss: Callable[[Step], dict[str, Tensor]]
+    labels: Literal["new", "all"] = "new"  # "all": labels of old classes, too, in the new images
+    memory: Memory | None = None  # old images with the labels of their stage, and a new_teacher
     teacher: bool = True  # the loss reads step.teacher
     second_decoder: bool = False  # a decoder of its own (Fig. 2) instead of a wider last layer
+    freeze_encoder: bool = False  # with its batch-norm statistics and dropout
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("new", "all"):
+            raise ValueError(f"labels={self.labels!r}; choose 'new' or 'all'")
+        if self.freeze_encoder and not self.second_decoder:
+            raise ValueError(
+                f"{self.name} freezes its encoder, so it must keep that of the stage before: set "
+                "second_decoder=True (a wider last layer comes with a new encoder, footnote 2)"
+            )
+
+    def visible(self, stage: Stage) -> slice:
+        """The classes whose labels it may see in the new images of a stage."""
+        return stage.new if self.labels == "new" else stage.seen

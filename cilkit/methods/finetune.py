@@ -1,4 +1,4 @@
-"""Fine-tuning (FT), eq. (4): a new decoder and the old encoder learn only the new classes."""
+"""Fine-tuning (FT) and feature extraction (FE), eq. (4): a new decoder learns the new classes."""
 
 from torch import Tensor
 
@@ -14,3 +14,6 @@ def finetune_loss(step: Step) -> dict[str, Tensor]:
 
 
 FT = Method("FT", equation=4, loss=finetune_loss, teacher=False, second_decoder=True)
+FE = Method(
+    "FE", equation=4, loss=finetune_loss, teacher=False, second_decoder=True, freeze_encoder=True
+)

@@ -1,0 +1,55 @@
+"""Learning with memory (LWM), eq. (6), and the memory, picked by an importance score."""
+
+import torch
+from torch import Generator, Tensor
+
+from cilkit.classes import restrict
+from cilkit.losses import cross_entropy, masked_distillation
+from cilkit.methods.base import Memory, Method, Step
+
+
+def lwm_loss(step: Step) -> dict[str, Tensor]:
+    """LWOF with a second teacher, and with labels of both tasks in one softmax, eq. (6).
+
+    A new image carries labels of new classes only and a remembered one of old classes only, so
+    each cross-entropy finds its own images in the batch.
+    """
+    log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
+    log_y_old = step.logits[:, step.old].log_softmax(dim=1)  # (B, O, H, W)
+    log_y_new = step.logits[:, step.new].log_softmax(dim=1)  # (B, N, H, W)
+    return {
+        "ce_new": cross_entropy(log_y[:, step.new], restrict(step.labels, step.new)),
+        "ce_memory": cross_entropy(log_y[:, step.old], restrict(step.labels, step.old)),
+        "kd_old": masked_distillation(log_y_old, step.teacher),
+        "kd_new": masked_distillation(log_y_new, step.new_teacher),
+    }
+
+
+def balanced(counts: Tensor, confidence: Tensor, size: int, generator: Generator) -> list[int]:
+    """Random images in which the classes come up as equally as they can.
+
+    Again and again the class that is in the fewest of the images kept so far names the next one,
+    at random among those that show it. Arguments and result are those of a rule of `Memory`; the
+    confidence is not used. A class without an image left is passed over.
+    """
+    shows = counts > 0  # (M, S)
+    left = torch.randperm(len(counts), generator=generator).tolist()
+    kept: list[int] = []
+    while len(kept) < size:
+        rarest_first = shows[kept].sum(dim=0).argsort(stable=True).tolist()
+        candidates = ([i for i in left if shows[i, c]] for c in rarest_first)
+        chosen = next((images for images in candidates if images), left)[0]
+        left.remove(chosen)
+        kept.append(chosen)
+    return kept
+
+
+def confident(counts: Tensor, confidence: Tensor, size: int, generator: Generator) -> list[int]:
+    """The images of which the model of their stage is surest, in this order.
+
+    Arguments and result are those of a rule of `Memory`. Neither classes nor chance play a part.
+    """
+    return confidence.argsort(descending=True, stable=True)[:size].tolist()
+
+
+LWM = Method("LWM", equation=6, loss=lwm_loss, memory=Memory(balanced))
