@@ -16,6 +16,7 @@ from matplotlib.patches import Patch
 from torch import Tensor
 
 from cilkit.classes import VOID, Split
+from cilkit.methods import METHODS
 from cilkit.tables import TASK_TITLES
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
@@ -144,7 +145,7 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         ax.grid(alpha=0.3)
         ax.legend()
     axes[0, 0].set_ylabel("loss")
-    axes[0, 0].set_ylim(bottom=0)
+    axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])  # room for a dot at the top
     sns.despine(fig)
     plt.close(fig)
     return fig
@@ -158,7 +159,7 @@ def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:
     table = pd.DataFrame(ious)
     table = table.loc[[name for name in split.names() if name in table.index]]
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
-    table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]))
+    table.plot.bar(ax=ax, width=0.8, color=_colours(table.columns))
     ax.set(ylabel="IoU [%]", ylim=(0, 100), xlabel="")
     _slant_names(ax)
     ax.grid(axis="y", alpha=0.3)
@@ -192,7 +193,7 @@ def score_bars(scores: pd.DataFrame) -> Figure:
     """
     table = scores.rename(columns=TASK_TITLES).T
     fig, ax = plt.subplots(figsize=(min(WIDTH, 3 + 1.6 * len(table)), 3.4), layout="constrained")
-    table.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", table.shape[1]), rot=0)
+    table.plot.bar(ax=ax, width=0.8, color=_colours(table.columns), rot=0)
     for bars, model in zip(ax.containers, table.columns, strict=True):
         numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in table[model]]
         ax.bar_label(bars, numbers, fontsize=8)
@@ -317,6 +318,17 @@ def _show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
     ax.imshow(picture, cmap="gray", interpolation="nearest")
     if title:
         ax.set_title(title, fontsize=10)
+
+
+def _colours(models: Sequence[str]) -> list[tuple[float, float, float]]:
+    """A colour for each model: a method keeps its own in all figures, with or without a stage."""
+    palette = sns.color_palette("colorblind", 10)
+    own = dict(zip(("T1", *METHODS, "SS"), palette, strict=False))
+    names = [model.removesuffix(" T2").removesuffix(" T3") for model in models]
+    taken = [own.get(name) for name in names]
+    free = [colour for colour in palette if colour not in taken]
+    others = iter([*free, *sns.color_palette("husl", len(names))])
+    return [own[name] if name in own else next(others) for name in names]
 
 
 def _slant_names(ax: Axes) -> None:
