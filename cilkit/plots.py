@@ -10,6 +10,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
 import seaborn as sns
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
@@ -20,6 +21,8 @@ from cilkit.methods import METHODS
 from cilkit.tables import TASK_TITLES
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
+# left, bottom, width and height of four pictures, in parts of the figure
+_CORNERS = [(x, y, 0.33, 0.41) for y in (0.53, 0.07) for x in (0.01, 0.35)]
 
 
 def label_picture(labels: Tensor, split: Split) -> np.ndarray:
@@ -244,6 +247,114 @@ def claim_margins(ledger: pd.DataFrame) -> Figure:
     return fig
 
 
+def entropy_weights(
+    image: Tensor,
+    labels: Tensor,
+    prediction: Tensor,
+    alpha: Tensor,
+    top: float,
+    split: Split,
+    over_set: pd.Series,
+    focus: str | None = None,
+    opacity: float = 0.7,
+) -> Figure:
+    """Image, labels, the teacher's prediction and its weights alpha, eq. (10), in all and by class.
+
+    image (3, H, W) in [0, 1]; labels, prediction (H, W) channels; alpha (H, W), shown from 1 to
+    `top`; over_set: class -> mean alpha over a whole set of images, the bars; a dot is the mean
+    over this image. `opacity` is that of labels, prediction and weights over the grey image;
+    pixels not labelled as `focus` are dimmed. Bars carry the colours of the classes.
+    """
+    grey = image.mean(dim=0).clamp(0, 1).numpy()[..., None].repeat(3, axis=2)  # (H, W, 3)
+    dim = np.ones(labels.shape)
+    if focus is not None:
+        dim = 0.25 + 0.75 * _labelled(labels, focus, split).numpy()
+    values = ((alpha - 1) / max(top - 1, 1e-6)).clamp(0, 1).numpy()
+    pictures = {
+        "image": _picture(image),
+        "labels": _over(grey, label_picture(labels, split) / 255, opacity),
+        "prediction of the teacher": _over(grey, label_picture(prediction, split) / 255, opacity),
+        "weight alpha": _over(grey, plt.get_cmap("viridis")(values)[..., :3], opacity),
+    }
+    fig = Figure(figsize=(WIDTH, 4.6))
+    for (title, picture), corner in zip(pictures.items(), _CORNERS, strict=True):
+        ax = fig.add_axes(corner)
+        _show(ax, picture * dim[..., None], title)
+        ax.set(xticks=[], yticks=[])
+    scale = plt.cm.ScalarMappable(plt.Normalize(1, max(top, 1 + 1e-6)), "viridis")
+    fig.colorbar(scale, cax=fig.add_axes((0.37, 0.05, 0.29, 0.025)), orientation="horizontal")
+    ax = fig.add_axes((0.8, 0.12, 0.18, 0.8))
+    shown = over_set.dropna().sort_values()
+    colours = [split.palette()[split.channel(name)] / 255 for name in shown.index]
+    ax.barh(range(len(shown)), shown - 1, left=1, color=colours, edgecolor="0.5", linewidth=0.5)
+    here = [alpha[_labelled(labels, name, split)].mean() for name in shown.index]  # NaN: not here
+    ax.scatter(here, range(len(shown)), color="black", s=14, zorder=3)
+    ax.set_yticks(range(len(shown)), shown.index, fontsize=8)
+    ax.set(xlim=(1, max(top, 1.01)), ylim=(-0.6, len(shown) - 0.4))
+    ax.set_title("mean alpha by class\nbar: all images, dot: this one", fontsize=9)
+    sns.despine(ax=ax)
+    return fig
+
+
+def pixel(
+    image: Tensor,
+    labels: Tensor,
+    teacher_y: Tensor,
+    logits: Tensor,
+    split: Split,
+    row: int,
+    column: int,
+    terms: Mapping[str, float],
+    push: Tensor,
+) -> Figure:
+    """One pixel under the lens: who says what about it, and where a loss pushes each channel.
+
+    image (3, H, W) in [0, 1]; labels (H, W) as the method may see them; teacher_y (O, H, W)
+    probabilities; logits (S, H, W) of the student; terms: name -> value at the pixel in nats;
+    push (S,): minus the gradient. A cross marks the pixel in every picture.
+    """
+    fig = Figure(figsize=(WIDTH, 5.2))
+    pictures = {
+        "image": _picture(image),
+        "labels it may see": label_picture(labels, split),
+        "teacher": label_picture(teacher_y.argmax(dim=0), split),
+        "student": label_picture(logits.argmax(dim=0), split),
+    }
+    for i, (title, picture) in enumerate(pictures.items()):
+        ax = fig.add_axes((0.01 + 0.2475 * i, 0.6, 0.2375, 0.34))
+        _show(ax, picture, title)
+        ax.set(xticks=[], yticks=[])
+        for colour, size in (("black", 13), ("white", 10)):
+            ax.plot(column, row, "+", color=colour, markersize=size, markeredgewidth=size / 5)
+    names = split.names()[: len(push)]
+    student_y = logits.softmax(dim=0)[:, row, column]  # (S,)
+    teacher_here = torch.zeros(len(push))
+    teacher_here[: len(teacher_y)] = teacher_y[:, row, column]
+    blue, orange, green = sns.color_palette("colorblind", 3)
+    where = np.arange(len(push))
+    ax = fig.add_axes((0.06, 0.17, 0.38, 0.36))
+    ax.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
+    ax.bar(where + 0.2, student_y.tolist(), 0.4, color=orange, label="student")
+    ax.set(ylim=(0, 1.05), ylabel="probability")
+    ax.legend(fontsize=8, frameon=False, ncols=2)
+    push_ax = fig.add_axes((0.52, 0.17, 0.3, 0.36))
+    push_ax.bar(
+        where, push.tolist(), color=[green if value > 0 else "0.5" for value in push.tolist()]
+    )
+    push_ax.axhline(0, color="0.4", linewidth=0.8)
+    push_ax.set(ylabel="push on the logit")
+    for axis in (ax, push_ax):
+        axis.set_xticks(where, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+        axis.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
+        sns.despine(ax=axis)
+    terms_ax = fig.add_axes((0.9, 0.17, 0.09, 0.36))
+    terms_ax.bar(range(len(terms)), terms.values(), color="0.4")
+    terms_ax.set_xticks(range(len(terms)), terms, rotation=60, ha="right", fontsize=8)
+    terms_ax.set(ylabel="term [nats]")
+    sns.despine(ax=terms_ax)
+    return fig
+
+
 def distributions(rows: Mapping[str, Tensor], names: Sequence[str]) -> Figure:
     """Probability distributions over classes as bars, a panel each, on one scale.
 
@@ -395,3 +506,11 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
     sns.despine(ax=ax)
     plt.close(fig)
     return fig
+
+
+def _labelled(labels: Tensor, name: str, split: Split) -> Tensor:
+    return labels == split.channel(name)  # (H, W)
+
+
+def _over(below: np.ndarray, above: np.ndarray, opacity: float) -> np.ndarray:
+    return (1 - opacity) * below + opacity * above

@@ -1,0 +1,115 @@
+"""What a teacher says at each pixel of a test set, and what a method asks of one pixel."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pandas as pd
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from cilkit.classes import VOID, Split
+from cilkit.datasets import LabelledImages
+from cilkit.erfnet import ERFNet
+from cilkit.losses import entropy_weight
+from cilkit.methods import Method, Step
+from cilkit.train import TrainConfig, predict
+
+
+class Answers:
+    """The logits of a network for the images of a data set, each computed once and kept.
+
+    `answers[index]` is (S, H, W). The last `keep` images stay in memory.
+    """
+
+    def __init__(
+        self, network: ERFNet, images: LabelledImages, config: TrainConfig, keep: int = 64
+    ):
+        self.images = images
+        self._of = lru_cache(keep)(lambda i: predict(network, images[i][0][None], config)[0])
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Tensor:
+        logits = self._of(index)
+        if not logits.isfinite().all():
+            raise ValueError(
+                f"the network gives NaN or infinite scores for image {index}; its training went "
+                "wrong, train it again (move its run folder away, or change the seed)"
+            )
+        return logits
+
+
+def weights(logits: Tensor, temperature: float = 1.0, strength: float = 1.0) -> Tensor:
+    """The weights alpha of eq. (10) of one image, for a softer teacher and another strength.
+
+    logits (S, H, W) -> (H, W): 1 + strength * entropy in bits of softmax(logits / temperature);
+    eq. (10) itself has temperature 1 and strength 1.
+    """
+    alpha = entropy_weight((logits / temperature).softmax(dim=0)[None])[0]  # (H, W)
+    return 1 + strength * (alpha - 1)
+
+
+def class_entropy(
+    answers: Answers, split: Split, temperatures: Sequence[float], most: int = 60, stride: int = 2
+) -> pd.DataFrame:
+    """Mean entropy of a teacher in bits by class of the label: a row for each temperature.
+
+    Counted on at most `most` images, evenly spread, at every `stride`-th pixel in both directions.
+    A class that does not occur is NaN. From here, mean alpha is 1 + strength * entropy.
+    """
+    sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
+    counts = torch.zeros(256, dtype=torch.float64)
+    chosen = range(0, len(answers), -(-len(answers) // most))
+    for index in tqdm(chosen, desc="entropy", unit="image", leave=False, mininterval=1):
+        labels = answers.images[index][1][::stride, ::stride].reshape(-1)  # (P,)
+        logits = answers[index][:, ::stride, ::stride]  # (S, h, w)
+        counts += torch.bincount(labels, minlength=256)
+        for row, temperature in enumerate(temperatures):
+            entropy = weights(logits, temperature) - 1  # (h, w)
+            sums[row] += torch.bincount(labels, entropy.reshape(-1).double(), minlength=256)
+    means = (sums / counts)[:, : len(split.classes)]  # 0 / 0 is NaN
+    return pd.DataFrame(means.numpy(), index=list(temperatures), columns=split.names())
+
+
+@dataclass(frozen=True)
+class Pixel:
+    """What a method asks of one pixel: its terms by name, and the push on each channel.
+
+    terms   name -> the term's value with this pixel alone, in nats; 0 where it is not used
+    push    (S,)  minus the gradient of their sum: up for a channel that shall rise
+    """
+
+    terms: dict[str, float]
+    push: Tensor
+
+
+def ask(method: Method, step: Step, row: int, column: int) -> Pixel:
+    """The loss of a method at one pixel of the first image of a step, as if it were alone.
+
+    In the loss of a whole batch each term is divided by the number of its pixels. Raises
+    ValueError for a pixel outside the image.
+    """
+    height, width = step.labels.shape[1:]
+    if not (0 <= row < height and 0 <= column < width):
+        raise ValueError(
+            f"pixel ({row}, {column}) is outside the image of {height} x {width}; count from 0"
+        )
+
+    def here(x: Tensor | None) -> Tensor | None:
+        return None if x is None else x[:1, ..., row : row + 1, column : column + 1]
+
+    logits = here(step.logits).detach().clone().requires_grad_()
+    alone = Step(
+        logits, here(step.labels), here(step.teacher), step.old, step.new, here(step.new_teacher)
+    )
+    terms = method.loss(alone)
+    sum(terms.values()).backward()
+    return Pixel({name: term.item() for name, term in terms.items()}, -logits.grad[0, :, 0, 0])
+
+
+def what_the_label_says(label: int, split: Split) -> str:
+    """A label in words."""
+    return "void" if label == VOID else split.classes[label].name
