@@ -313,7 +313,7 @@ def pixel(
     probabilities; logits (S, H, W) of the student; terms: name -> value at the pixel in nats;
     push (S,): minus the gradient. A cross marks the pixel in every picture.
     """
-    fig = Figure(figsize=(WIDTH, 5.2))
+    fig = Figure(figsize=(WIDTH, 4.4))
     pictures = {
         "image": _picture(image),
         "labels it may see": label_picture(labels, split),
@@ -321,7 +321,7 @@ def pixel(
         "student": label_picture(logits.argmax(dim=0), split),
     }
     for i, (title, picture) in enumerate(pictures.items()):
-        ax = fig.add_axes((0.01 + 0.2475 * i, 0.6, 0.2375, 0.34))
+        ax = fig.add_axes((0.01 + 0.2475 * i, 0.61, 0.2375, 0.33))
         _show(ax, picture, title)
         ax.set(xticks=[], yticks=[])
         for colour, size in (("black", 13), ("white", 10)):
@@ -332,12 +332,12 @@ def pixel(
     teacher_here[: len(teacher_y)] = teacher_y[:, row, column]
     blue, orange, green = sns.color_palette("colorblind", 3)
     where = np.arange(len(push))
-    ax = fig.add_axes((0.06, 0.17, 0.38, 0.36))
+    ax = fig.add_axes((0.06, 0.2, 0.38, 0.36))
     ax.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
     ax.bar(where + 0.2, student_y.tolist(), 0.4, color=orange, label="student")
     ax.set(ylim=(0, 1.05), ylabel="probability")
     ax.legend(fontsize=8, frameon=False, ncols=2)
-    push_ax = fig.add_axes((0.52, 0.17, 0.3, 0.36))
+    push_ax = fig.add_axes((0.52, 0.2, 0.3, 0.36))
     push_ax.bar(
         where, push.tolist(), color=[green if value > 0 else "0.5" for value in push.tolist()]
     )
@@ -347,7 +347,7 @@ def pixel(
         axis.set_xticks(where, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
         axis.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
         sns.despine(ax=axis)
-    terms_ax = fig.add_axes((0.9, 0.17, 0.09, 0.36))
+    terms_ax = fig.add_axes((0.9, 0.2, 0.09, 0.36))
     terms_ax.bar(range(len(terms)), terms.values(), color="0.4")
     terms_ax.set_xticks(range(len(terms)), terms, rotation=60, ha="right", fontsize=8)
     terms_ax.set(ylabel="term [nats]")

@@ -216,7 +216,7 @@ def pixel_explorer(
     h, w = views["new"][0][1].shape
     controls = {
         "image": _number("image", 0, len(views["new"]) - 1, 0),
-        "method": _menu("method", list(methods)),
+        "method": _menu("method", list(methods), start=len(methods) - 1),
         "student": _menu("student", list(students)),
         "row": _number("row", 0, h - 1, h // 2),
         "column": _number("column", 0, w - 1, w // 2),
@@ -258,13 +258,14 @@ def _number(name: str, low: int, high: int, value: int) -> IntSlider:
     return IntSlider(value, min=low, max=high, description=name, **_SETTINGS)
 
 
-def _menu(name: str, options: list) -> Dropdown:
+def _menu(name: str, options: list, start: int = 0) -> Dropdown:
     if not options:
         raise ValueError(f"no {name} to choose from; give at least one")
-    return Dropdown(options=options, description=name)
+    return Dropdown(options=options, index=start, description=name)
 
 
-_SETTINGS = {"continuous_update": False}  # one picture a move, not one for each step on the way
+# one picture a move, not one for each step on the way; names in full
+_SETTINGS = {"continuous_update": False, "style": {"description_width": "initial"}}
 
 
 def _png(figure: Figure) -> bytes:
