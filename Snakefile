@@ -49,6 +49,7 @@ BEFORE = {  # notebook: the jobs whose runs it looks at
     "08_lwm": SINGLE + MODEL_BASED + ["LWOF", "LWM"],
     "09_michieli": SINGLE + MODEL_BASED + ["LWOF", "LWM", "Michieli"],
     "10_cil": list(TRAININGS),
+    "11_entropy_weights": ["T1", "LWOF", "CIL", "CIL_wo_weights"],
     "12_results": list(TRAININGS),
 }
 

@@ -62,8 +62,9 @@ def class_entropy(
     """
     sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
     counts = torch.zeros(256, dtype=torch.float64)
-    chosen = range(0, len(answers), -(-len(answers) // most))
-    for index in tqdm(chosen, desc="entropy", unit="image", leave=False, mininterval=1):
+    for index in tqdm(
+        spread(len(answers), most), desc="entropy", unit="image", leave=False, mininterval=1
+    ):
         labels = answers.images[index][1][::stride, ::stride].reshape(-1)  # (P,)
         logits = answers[index][:, ::stride, ::stride]  # (S, h, w)
         counts += torch.bincount(labels, minlength=256)
@@ -72,6 +73,11 @@ def class_entropy(
             sums[row] += torch.bincount(labels, entropy.reshape(-1).double(), minlength=256)
     means = (sums / counts)[:, : len(split.classes)]  # 0 / 0 is NaN
     return pd.DataFrame(means.numpy(), index=list(temperatures), columns=split.names())
+
+
+def spread(n: int, most: int) -> list[int]:
+    """At most so many indices from 0 to n - 1, evenly spread."""
+    return torch.linspace(0, n - 1, min(n, most)).long().tolist()
 
 
 @dataclass(frozen=True)

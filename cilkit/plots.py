@@ -261,19 +261,20 @@ def entropy_weights(
     """Image, labels, the teacher's prediction and its weights alpha, eq. (10), in all and by class.
 
     image (3, H, W) in [0, 1]; labels, prediction (H, W) channels; alpha (H, W), shown from 1 to
-    `top`; over_set: class -> mean alpha over a whole set of images, the bars; a dot is the mean
-    over this image. `opacity` is that of labels, prediction and weights over the grey image;
+    `top` (at least 2); over_set: class -> mean alpha over a set of images, the bars; a dot is the
+    mean over this image. `opacity` is that of labels, prediction and weights over the grey image;
     pixels not labelled as `focus` are dimmed. Bars carry the colours of the classes.
     """
     grey = image.mean(dim=0).clamp(0, 1).numpy()[..., None].repeat(3, axis=2)  # (H, W, 3)
     dim = np.ones(labels.shape)
     if focus is not None:
         dim = 0.25 + 0.75 * _labelled(labels, focus, split).numpy()
-    values = ((alpha - 1) / max(top - 1, 1e-6)).clamp(0, 1).numpy()
+    top = max(top, 2.0)  # a scale for strength 0, too
+    values = ((alpha - 1) / (top - 1)).clamp(0, 1).numpy()
     pictures = {
         "image": _picture(image),
         "labels": _over(grey, label_picture(labels, split) / 255, opacity),
-        "prediction of the teacher": _over(grey, label_picture(prediction, split) / 255, opacity),
+        "teacher": _over(grey, label_picture(prediction, split) / 255, opacity),
         "weight alpha": _over(grey, plt.get_cmap("viridis")(values)[..., :3], opacity),
     }
     fig = Figure(figsize=(WIDTH, 4.6))
@@ -281,7 +282,7 @@ def entropy_weights(
         ax = fig.add_axes(corner)
         _show(ax, picture * dim[..., None], title)
         ax.set(xticks=[], yticks=[])
-    scale = plt.cm.ScalarMappable(plt.Normalize(1, max(top, 1 + 1e-6)), "viridis")
+    scale = plt.cm.ScalarMappable(plt.Normalize(1, top), "viridis")
     fig.colorbar(scale, cax=fig.add_axes((0.37, 0.05, 0.29, 0.025)), orientation="horizontal")
     ax = fig.add_axes((0.8, 0.12, 0.18, 0.8))
     shown = over_set.dropna().sort_values()
@@ -290,8 +291,8 @@ def entropy_weights(
     here = [alpha[_labelled(labels, name, split)].mean() for name in shown.index]  # NaN: not here
     ax.scatter(here, range(len(shown)), color="black", s=14, zorder=3)
     ax.set_yticks(range(len(shown)), shown.index, fontsize=8)
-    ax.set(xlim=(1, max(top, 1.01)), ylim=(-0.6, len(shown) - 0.4))
-    ax.set_title("mean alpha by class\nbar: all images, dot: this one", fontsize=9)
+    ax.set(xlim=(1, top), ylim=(-0.6, len(shown) - 0.4))
+    ax.set_title("mean alpha by class\nbar: the set, dot: this image", fontsize=9)
     sns.despine(ax=ax)
     return fig
 

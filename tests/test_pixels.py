@@ -8,7 +8,7 @@ from cilkit import pixels
 from cilkit.classes import VOID
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Step
-from cilkit.pixels import Answers, ask, class_entropy, weights, what_the_label_says
+from cilkit.pixels import Answers, ask, class_entropy, spread, weights, what_the_label_says
 
 
 @pytest.fixture
@@ -61,6 +61,14 @@ def test_class_entropy_is_the_mean_over_the_pixels_of_each_class(scenes, tiny, m
         else:
             assert math.isnan(table.loc[0.5, name])
     assert table.notna().any(axis=None) and list(table.index) == [0.5, 1.0]
+
+
+@pytest.mark.parametrize(("n", "most"), [(1, 60), (59, 60), (62, 60), (500, 60)])
+def test_indices_are_spread_from_the_first_to_the_last_image(n, most):
+    chosen = spread(n, most)
+    assert len(chosen) == len(set(chosen)) == min(n, most)
+    assert chosen[0] == 0 and chosen[-1] == n - 1
+    assert n == 1 or max(b - a for a, b in zip(chosen, chosen[1:], strict=False)) <= n // most + 1
 
 
 # answers
