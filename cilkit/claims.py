@@ -11,8 +11,8 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 from scipy.stats import t
 
-from cilkit.runs import NOTEBOOKS, Run
-from cilkit.tables import our_scores, paper_scores
+from cilkit.runs import NOTEBOOKS, Run, by_seed, check_comparable
+from cilkit.tables import our_scores, paper_scores, score
 
 MUCH, CLOSE = 10.0, 5.0  # points of mIoU
 
@@ -30,8 +30,8 @@ class Scores:
 
     def __call__(self, method: str, stage: str, task: str) -> float:
         """Raises NotRun, naming the notebook that makes the run, where there is no such score."""
-        value = self.table[task].get((stage, method))
-        if value is None or pd.isna(value):
+        value = score(self.table, stage, method, task)
+        if pd.isna(value):
             maker = NOTEBOOKS.get(method, f"study.run({stage!r}, {method!r})")
             raise NotRun(f"{method} in {stage} ({maker})")
         return value
@@ -180,13 +180,12 @@ def check(found: Sequence[Run], claims: Sequence[Claim] = CLAIMS) -> pd.DataFram
     is "undecided" if the interval holds 0; "not run" if a score is missing for every seed. Seeds
     in which one is missing do not count. Raises ValueError for mixed configurations.
     """
-    our_scores(found)  # refuses what must not be mixed
-    seeds = sorted({run.config["seed"] for run in found})
-    tables = [our_scores([run for run in found if run.config["seed"] == seed]) for seed in seeds]
+    check_comparable(found)
+    seeds = [Scores(our_scores(runs)) for runs in by_seed(found)]
     paper = Scores(paper_table())
     rows = [
         {"claim": claim.sentence, "place": claim.place, "paper": _margin(claim, paper)}
-        | _verdict(claim, [Scores(table) for table in tables])
+        | _verdict(claim, seeds)
         for claim in claims
     ]
     return pd.DataFrame(rows)

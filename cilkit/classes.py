@@ -4,6 +4,7 @@ import tomllib
 from dataclasses import dataclass
 from difflib import get_close_matches
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -42,6 +43,12 @@ class Stage:
     def seen(self) -> slice:
         """Old and new classes together."""
         return slice(0, self.new.stop)
+
+    def visible(self, labels: Literal["new", "all"]) -> slice:
+        """The classes that such labels show: the new ones, or those of earlier stages too."""
+        if labels not in ("new", "all"):
+            raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
+        return self.new if labels == "new" else self.seen
 
 
 @dataclass(frozen=True)

@@ -155,7 +155,7 @@ class StreetScenes:
         `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
         """
         stage = self.split.stage(name)
-        return LabelledImages(self.images(stage), self.split, _visible(stage, labels), height)
+        return LabelledImages(self.images(stage), self.split, stage.visible(labels), height)
 
     def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
         """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
@@ -174,7 +174,7 @@ class StreetScenes:
 
         `labels="new"` shows only the classes of the stage itself.
         """
-        visible = _visible(self.split.stage(name), labels)
+        visible = self.split.stage(name).visible(labels)
         return LabelledImages(self.test, self.split, visible, height, native_labels)
 
     def fingerprint(self) -> str:
@@ -185,12 +185,6 @@ class StreetScenes:
                 name = file.relative_to(self.root).as_posix()
                 digest.update(f"{name} {file.stat().st_size}\n".encode())
         return digest.hexdigest()[:16]
-
-
-def _visible(stage: Stage, labels: str) -> slice:
-    if labels not in ("new", "all"):
-        raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
-    return stage.new if labels == "new" else stage.seen
 
 
 def resolve(path: Path | str) -> Path:

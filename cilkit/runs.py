@@ -195,6 +195,12 @@ def differences(found: dict, wanted: dict) -> list[str]:
     return differ + [k for k in wanted if k != "train" and found.get(k, ...) != wanted[k]]
 
 
+def by_seed(found: Sequence[Run]) -> list[list[Run]]:
+    """Some runs sorted into those of each seed, in the order of the seeds."""
+    seeds = sorted({run.config["seed"] for run in found})
+    return [[run for run in found if run.config["seed"] == seed] for seed in seeds]
+
+
 def check_comparable(found: Sequence[Run]) -> None:
     """A ValueError if runs differ in more than seed, method and stage: no table may mix them."""
 

@@ -10,7 +10,7 @@ from pandas.io.formats.style import Styler
 from cilkit import runs
 from cilkit.classes import ROOT, Split
 from cilkit.methods import METHODS, Method
-from cilkit.runs import NOTEBOOKS, Run, check_comparable
+from cilkit.runs import NOTEBOOKS, Run, by_seed, check_comparable
 
 TASKS = ["task1", "task2", "task12", "task3", "task123"]
 TASK_TITLES = {
@@ -78,9 +78,8 @@ def forgetting(found: Sequence[Run]) -> pd.DataFrame:
     learned in T1 by all alike.
     """
     check_comparable(found)
-    seeds = sorted({run.config["seed"] for run in found})
-    of_seed = [_forgetting([run for run in found if run.config["seed"] == seed]) for seed in seeds]
-    return pd.concat(of_seed or [_forgetting([])]).groupby(level=0, sort=False).mean()
+    of_seeds = [_forgetting(runs_of_seed) for runs_of_seed in by_seed(found) or [[]]]
+    return pd.concat(of_seeds).groupby(level=0, sort=False).mean()
 
 
 def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
@@ -89,14 +88,15 @@ def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
     rows = {}
     for method in METHODS:  # SS learns everything at once
         rows[method] = {
-            (TASK_TITLES[task], f"after {stage}"): _score(ours, stage, method, task)
-            - _score(ours, *learned[task](method), task)
+            (TASK_TITLES[task], f"after {stage}"): score(ours, stage, method, task)
+            - score(ours, *learned[task](method), task)
             for task, stage in (("task1", "T2"), ("task1", "T3"), ("task2", "T3"))
         }
     return pd.DataFrame(rows).T
 
 
-def _score(scores: pd.DataFrame, stage: str, method: str, task: str) -> float:
+def score(scores: pd.DataFrame, stage: str, method: str, task: str) -> float:
+    """One score of a table like that of `our_scores`; NaN if it is not there."""
     return scores[task].get((stage, method), float("nan"))
 
 

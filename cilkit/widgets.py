@@ -6,7 +6,8 @@ page without a kernel shows the picture as it was.
 
 import math
 from base64 import b64encode
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from html import escape
 from io import BytesIO
 
@@ -35,9 +36,9 @@ class Explorer(VBox):
         self,
         draw: Callable[..., tuple[Figure, str]],
         controls: Mapping[str, ValueWidget],
-        click: Mapping[str, str] | None = None,
+        clickable: bool = False,
     ):
-        """`click` names the controls for "row" and "column" that a click on a picture sets."""
+        """If `clickable`, a click on a picture sets the sliders "row" and "column"."""
         self.draw, self.controls, self.figure = draw, dict(controls), None
         self.picture = Image(format="png", layout=Layout(max_width="100%"))
         self.text = HTML()
@@ -48,15 +49,15 @@ class Explorer(VBox):
             control.observe(self._update, "value")
         row = Box(list(self.controls.values()), layout=Layout(flex_flow="row wrap"))
         super().__init__([row, self.text, self.picture])
-        if click is not None:
+        if clickable:
             self._event = Event(source=self.picture, watched_events=["click"])
             self._event.on_dom_event(lambda event: self.click(event["dataX"], event["dataY"]))
-        self._click = click
+        self._clickable = clickable
         self._update()
 
     def click(self, x: float, y: float) -> None:
         """A click at a pixel of the picture, counted from its upper left corner."""
-        if self.figure is None or self._click is None:
+        if self.figure is None or not self._clickable:
             return
         place = (x, self.figure.bbox.height - y)
         for ax in self.figure.axes:
@@ -64,14 +65,22 @@ class Explorer(VBox):
                 column, row = ax.transData.inverted().transform(place)
                 at = {"row": int(row + 0.5), "column": int(column + 0.5)}
                 with self.hold():
-                    for name, control in self._click.items():
-                        slider = self.controls[control]
-                        slider.value = min(max(at[name], slider.min), slider.max)
+                    for name, value in at.items():
+                        slider = self.controls[name]
+                        slider.value = min(max(value, slider.min), slider.max)
                 return
 
-    def hold(self) -> "_Held":
+    @contextmanager
+    def hold(self) -> Iterator[None]:
         """Within this context several controls change, and the picture once, at its end."""
-        return _Held(self)
+        for control in self.controls.values():
+            control.unobserve(self._update, "value")
+        try:
+            yield
+        finally:
+            for control in self.controls.values():
+                control.observe(self._update, "value")
+            self._update()
 
     def _update(self, change: dict | None = None) -> None:
         try:
@@ -86,20 +95,6 @@ class Explorer(VBox):
         bundle = super()._repr_mimebundle_(**kwargs)
         picture = b64encode(self.picture.value).decode()
         return {**bundle, "image/png": picture} if picture else bundle
-
-
-class _Held:
-    def __init__(self, explorer: Explorer):
-        self.explorer = explorer
-
-    def __enter__(self) -> None:
-        for control in self.explorer.controls.values():
-            control.unobserve(self.explorer._update, "value")
-
-    def __exit__(self, *error: object) -> None:
-        for control in self.explorer.controls.values():
-            control.observe(self.explorer._update, "value")
-        self.explorer._update()
 
 
 def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
@@ -221,7 +216,7 @@ def pixel_explorer(
         "row": _number("row", 0, h - 1, h // 2),
         "column": _number("column", 0, w - 1, w // 2),
     }
-    return Explorer(draw, controls, click={"row": "row", "column": "column"})
+    return Explorer(draw, controls, clickable=True)
 
 
 def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Explorer:

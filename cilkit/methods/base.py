@@ -111,4 +111,4 @@ class Method:
 
     def visible(self, stage: Stage) -> slice:
         """The classes whose labels it may see in the new images of a stage."""
-        return stage.new if self.labels == "new" else stage.seen
+        return stage.visible(self.labels)
