@@ -18,6 +18,7 @@ from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split
 from cilkit.toyscapes import write_toyscapes
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
+WATCHED = 6  # images that are scored while a network trains
 
 
 @dataclass(frozen=True)
@@ -91,6 +92,11 @@ class LabelledImages(Dataset):
         return image, labels
 
 
+def spread(n: int, most: int) -> list[int]:
+    """At most so many indices from 0 to n - 1, evenly spread."""
+    return torch.linspace(0, n - 1, min(n, most)).long().tolist()
+
+
 def network_size(size: tuple[int, int], height: int | None) -> list[int]:
     """The size at which a network sees an image: `height` high at most, in multiples of 8."""
     height = size[0] if height is None else min(height, size[0])
@@ -142,6 +148,7 @@ class StreetScenes:
     split: Split
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
+    held_back: tuple[Sample, ...] = ()  # of the split's cities that nothing is trained on
 
     def images(self, stage: Stage) -> list[Sample]:
         """The training images of one stage, D1, D2 or D3."""
@@ -176,6 +183,17 @@ class StreetScenes:
         """
         visible = self.split.stage(name).visible(labels)
         return LabelledImages(self.test, self.split, visible, height, native_labels)
+
+    def watch_set(
+        self, name: str, height: int | None = None, labels: Literal["new", "all"] = "all"
+    ) -> LabelledImages:
+        """A few images to watch a training in a stage by, labelled at the size of the network.
+
+        They are of the held-back cities, or test images if a data set holds none back.
+        """
+        samples = self.held_back or self.test
+        chosen = [samples[index] for index in spread(len(samples), WATCHED)]
+        return LabelledImages(chosen, self.split, self.split.stage(name).visible(labels), height)
 
     def fingerprint(self) -> str:
         """Hash of the names and sizes of all files, to tell whether two runs saw the same data."""
@@ -223,15 +241,19 @@ def open_folder(root: Path) -> StreetScenes:
             f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); found "
             f"{found}. See data/README.md, or set DATA = 'toyscapes' to run without it"
         )
-    train, test = READERS[split.layout](root, split)
-    return StreetScenes(root.name.lower(), root, split, tuple(train), tuple(test))
+    return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))
 
 
-def _read_cityscapes(root: Path, split: Split) -> tuple[list[Sample], list[Sample]]:
-    cities = [city for stage in split.stages for city in stage.cities]
-    return (
-        [sample for city in cities for sample in _city(root, "train", city)],
-        [sample for city in split.test_cities for sample in _city(root, "val", city)],
+Samples = tuple[Sample, ...]
+
+
+def _read_cityscapes(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
+    train = [city for stage in split.stages for city in stage.cities]
+    there = [city for city in split.held_back if (root / "leftImg8bit" / "train" / city).is_dir()]
+    parts = (("train", train), ("val", split.test_cities), ("train", there))
+    return tuple(
+        tuple(sample for city in cities for sample in _city(root, part, city))
+        for part, cities in parts
     )
 
 
@@ -252,7 +274,7 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
     )
 
 
-def _read_camvid(root: Path, split: Split) -> tuple[list[Sample], list[Sample]]:
+def _read_camvid(root: Path, split: Split) -> tuple[Samples, Samples]:
     train = [sample for part in ("train", "val") for sample in _camvid_part(root, part)]
     by_sequence: dict[str, list[Sample]] = {}
     for sample in sorted(train, key=lambda sample: sample.image.name):
@@ -273,7 +295,7 @@ def _read_camvid(root: Path, split: Split) -> tuple[list[Sample], list[Sample]]:
                 f"{root} has no image of sequence {', '.join(missing)}; found "
                 f"{', '.join(sorted(have))}. Name the sequences of the folder in the split file"
             )
-    return cut, [sample for sample in test if sample.city in split.test_cities]
+    return tuple(cut), tuple(sample for sample in test if sample.city in split.test_cities)
 
 
 def _camvid_part(root: Path, part: str) -> list[Sample]:

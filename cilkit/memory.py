@@ -4,10 +4,11 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from cilkit.config import TrainConfig
 from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
+from cilkit.evaluation import predict, same_size
 from cilkit.methods import Memory
-from cilkit.train import TrainConfig, predict, same_size
 from cilkit.transforms import derive_seed
 
 
@@ -27,7 +28,7 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
             "(08_lwm), or remember earlier stages only"
         )
     counts, confidences = [], []
-    with tqdm(total=len(images), desc="rate", unit="image", leave=False, mininterval=1) as bar:
+    with tqdm(total=len(images), desc="rate", unit="image", leave=False, delay=2) as bar:
         for pixels, labels in same_size(images, most=8):
             y = predict(network, pixels, config).softmax(dim=1)  # (B, S, H, W)
             confidences.append(y.amax(dim=1).mean(dim=(1, 2)))  # (B,)

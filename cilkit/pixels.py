@@ -10,11 +10,12 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cilkit.classes import VOID, Split
-from cilkit.datasets import LabelledImages
+from cilkit.config import TrainConfig
+from cilkit.datasets import LabelledImages, spread
 from cilkit.erfnet import ERFNet
+from cilkit.evaluation import predict
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
-from cilkit.train import TrainConfig, predict
 
 
 class Answers:
@@ -73,11 +74,6 @@ def class_entropy(
             sums[row] += torch.bincount(labels, entropy.reshape(-1).double(), minlength=256)
     means = (sums / counts)[:, : len(split.classes)]  # 0 / 0 is NaN
     return pd.DataFrame(means.numpy(), index=list(temperatures), columns=split.names())
-
-
-def spread(n: int, most: int) -> list[int]:
-    """At most so many indices from 0 to n - 1, evenly spread."""
-    return torch.linspace(0, n - 1, min(n, most)).long().tolist()
 
 
 @dataclass(frozen=True)

@@ -14,10 +14,12 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from cilkit.classes import VOID, Split
 from cilkit.methods import METHODS
+from cilkit.runs import score_columns
 from cilkit.tables import TASK_TITLES
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
@@ -140,18 +142,44 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
         1, len(histories), figsize=(width, 3.2), layout="constrained", squeeze=False, sharey=True
     )
     for ax, (title, history) in zip(axes.flat, histories.items(), strict=True):
-        for term in history.columns.drop(["epoch", "learning_rate", "seconds"]):
-            line = "o" if len(history) == 1 else "-"
-            name = term.replace("_", r"\_")
-            ax.plot(history["epoch"], history[term], line, label=f"$J^{{\\mathrm{{{name}}}}}$")
-        ax.set(title=title, xlabel="epoch")
-        ax.grid(alpha=0.3)
-        ax.legend()
+        _draw_terms(ax, history)
+        ax.set_title(title)
     axes[0, 0].set_ylabel("loss")
     axes[0, 0].set_ylim(0, 1.05 * axes[0, 0].get_ylim()[1])  # room for a dot at the top
     sns.despine(fig)
     plt.close(fig)
     return fig
+
+
+def training(name: str, history: pd.DataFrame) -> Figure:
+    """A training as far as it is: its loss terms, and the scores of the images it is watched by."""
+    fig, (terms, scores) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    _draw_terms(terms, history)
+    terms.set(title=f"{name}: loss", ylim=(0, 1.05 * terms.get_ylim()[1]))
+    scored = history.set_index("epoch")[score_columns(history)].dropna()
+    for task, values in scored.items():
+        scores.plot(values.index, values, "o-", label=TASK_TITLES.get(task, task))
+    scores.set(title=f"{name}: mIoU of a few images [%]", xlabel="epoch", ylim=(0, 100))
+    for ax in (terms, scores):
+        ax.set_xlim(0.5, len(history) + 0.5)
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    scores.grid(alpha=0.3)
+    if not scored.empty:
+        scores.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+    sns.despine(fig)
+    plt.close(fig)
+    return fig
+
+
+def _draw_terms(ax: Axes, history: pd.DataFrame) -> None:
+    other = ["epoch", "learning_rate", "seconds", *score_columns(history)]
+    for term in history.columns.drop(other):
+        line = "o" if len(history) == 1 else "-"
+        name = term.replace("_", r"\_")
+        ax.plot(history["epoch"], history[term], line, label=f"$J^{{\\mathrm{{{name}}}}}$")
+    ax.set_xlabel("epoch")
+    ax.grid(alpha=0.3)
+    ax.legend()
 
 
 def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:

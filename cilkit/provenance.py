@@ -13,11 +13,23 @@ from pathlib import Path
 
 import torch
 
+from cilkit.config import TrainConfig
+from cilkit.evaluation import make_fabric, used_precision
 from cilkit.methods import Memory, Method
-from cilkit.train import TrainConfig, make_fabric, used_precision
 
-# what a training computes depends on these modules, besides the file of its method
-SHARED_CODE = ("classes", "datasets", "transforms", "erfnet", "losses", "metrics", "train")
+# what a training computes depends on these modules, besides the file of its method; the values of
+# config.py are recorded with each run
+SHARED_CODE = (
+    "classes",
+    "datasets",
+    "transforms",
+    "erfnet",
+    "losses",
+    "metrics",
+    "evaluation",
+    "loop",
+    "train",
+)
 
 
 def code_version(method: Method | None) -> dict[str, str | None]:
@@ -55,7 +67,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
         "torchvision": version("torchvision"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": str(make_fabric(config).device),
+        "device": make_fabric(config).device.type,
         "precision": used_precision(config),
         "threads": torch.get_num_threads(),
     }

@@ -36,7 +36,9 @@ NOTEBOOKS = {  # which notebook makes the runs of a method
     "CIL (w/o weights)": "10_cil",
     "CIL": "10_cil",
 }
-SAME_IN_A_TABLE = ("data", "preset", "train", "split", "files", "code")
+SAME_IN_A_TABLE = ("data", "preset", "train", "split", "files", "code", "environment")
+# what of a run's environment moves its scores; the number of threads and the like move last digits
+DECISIVE = ("torch", "torchvision", "machine", "device", "precision")
 
 
 @dataclass(frozen=True)
@@ -185,14 +187,23 @@ def scores(found: Path | Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=[*columns, "task", "miou"]).astype({"miou": float})
 
 
+def score_columns(history: pd.DataFrame) -> list[str]:
+    """The class sets among the columns of a history, whose scores were watched in training."""
+    return [column for column in history if column.startswith("task")]
+
+
 def differences(found: dict, wanted: dict) -> list[str]:
     """Names of the fields of `wanted` that differ in another configuration.
 
-    Those of `train` go by their own names.
+    Those of `train` and the decisive ones of `environment` go by their own names.
     """
     was, now = found.get("train", {}), wanted.get("train", {})
     differ = [k for k in was | now if was.get(k, ...) != now.get(k, ...)]
-    return differ + [k for k in wanted if k != "train" and found.get(k, ...) != wanted[k]]
+    if "environment" in wanted:
+        was, now = found.get("environment") or {}, wanted["environment"] or {}
+        differ += [k for k in DECISIVE if was.get(k) != now.get(k)]
+    nested = ("train", "environment")
+    return differ + [k for k in wanted if k not in nested and found.get(k, ...) != wanted[k]]
 
 
 def by_seed(found: Sequence[Run]) -> list[list[Run]]:

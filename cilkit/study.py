@@ -1,6 +1,7 @@
 """A study: one data set, preset and seed, and its runs, loaded where they exist, else trained."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import MappingProxyType
@@ -9,13 +10,17 @@ import pandas as pd
 from filelock import FileLock
 
 from cilkit import runs
+from cilkit.checkpoint import FileCheckpoint
 from cilkit.classes import Split, Stage
+from cilkit.config import TrainConfig, get_config
 from cilkit.datasets import LabelledImages, open_data, resolve
+from cilkit.evaluation import evaluate
+from cilkit.loop import Watch
 from cilkit.memory import check_size, choose, rate
 from cilkit.methods import Method, get_method
 from cilkit.provenance import code_version, environment
 from cilkit.runs import NEW_TEACHER, Run
-from cilkit.train import TrainConfig, evaluate, fit, fit_stage, get_config
+from cilkit.train import fit, fit_stage
 
 
 class Study:
@@ -36,17 +41,19 @@ class Study:
         runs: str | Path = "data/runs",
         preset: str = "quick",
         seed: int = 0,
+        show: Callable[[str, pd.DataFrame], None] | None = None,
         **changes: object,
     ):
         """`changes` replace fields of the preset's configuration, such as epochs=5.
 
         Give changed studies a folder of their own: runs that differ from what is asked for
-        are set aside and trained again.
+        are set aside and trained again. show(name, history) is called after each epoch of each
+        training, such as `widgets.show_training()`.
         """
         self.config: TrainConfig = replace(get_config(preset), **changes)
         if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
             raise ValueError(f"SEED is {seed!r}; wanted a whole number from 0")
-        self.preset, self.seed = preset, seed
+        self.preset, self.seed, self.show = preset, seed, show
         self.data = open_data(data)
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
 
@@ -148,28 +155,34 @@ class Study:
         method: Method | None,
         models: Mapping[str, Run],
     ) -> Run:
-        if method is None:
-            network, history = fit(images, self.config, self.seed, folder.name)
-            learned = images.visible
-        else:
-            earlier = self.split.stages[: stage.number - 1] if method.memory is not None else ()
-            network, history = fit_stage(
-                method,
-                images,
-                stage,
-                config=self.config,
-                seed=self.seed,
-                memory=[self.memory(before.name, method) for before in earlier],
-                **{role: run.network() for role, run in models.items()},
-            )
-            learned = stage.seen
+        learned = images.visible if method is None else stage.seen
         labels = "new" if learned == stage.new else "all"
-        test = self.data.test_set(stage.name, self.config.height, labels=labels)
         sets = self.split.class_sets(stage).items()
         sets = {task: classes for task, classes in sets if classes.start >= learned.start}
-        scores = evaluate(network, test, sets, self.config)
+        watched = self.data.watch_set(stage.name, self.config.height, labels)
         config["environment"] = environment(self.config)
-        return runs.save(folder, network, config, history, scores, self.split)
+        checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
+        looking = {"watch": Watch(watched, sets, self.show), "checkpoint": checkpoint}
+        with _told_how_to_go_on(checkpoint):
+            if method is None:
+                network, history = fit(images, self.config, self.seed, folder.name, **looking)
+            else:
+                earlier = self.split.stages[: stage.number - 1] if method.memory is not None else ()
+                network, history = fit_stage(
+                    method,
+                    images,
+                    stage,
+                    config=self.config,
+                    seed=self.seed,
+                    memory=[self.memory(before.name, method) for before in earlier],
+                    **{role: run.network() for role, run in models.items()},
+                    **looking,
+                )
+        test = self.data.test_set(stage.name, self.config.height, labels=labels)
+        scores = evaluate(network, test, sets, self.config)
+        run = runs.save(folder, network, config, history, scores, self.split)
+        checkpoint.remove()
+        return run
 
     def _describe(
         self, stage: Stage, name: str, method: Method | None, models: Mapping[str, Run]
@@ -189,6 +202,18 @@ class Study:
             **{role: run.digest() for role, run in models.items()},
             "code": code_version(method),
         }
+
+
+@contextmanager
+def _told_how_to_go_on(checkpoint: FileCheckpoint) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint.file.is_file():
+            print(
+                "Stopped. What was trained is kept: run the cell again, and it goes on from there."
+            )
+        raise
 
 
 def _plain(value: object) -> object:

@@ -5,13 +5,16 @@ page without a kernel shows the picture as it was.
 """
 
 import math
+import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from html import escape
 from io import BytesIO
 
+import pandas as pd
 from ipyevents import Event
+from IPython.display import DisplayHandle, display
 from ipywidgets import HTML, Box, Dropdown, FloatSlider, Image, IntSlider, Layout, ValueWidget, VBox
 from matplotlib.figure import Figure
 
@@ -19,8 +22,9 @@ from cilkit import plots
 from cilkit.classes import VOID, Stage, belongs
 from cilkit.methods import METHODS, Method, Step
 from cilkit.pixels import Answers, ask, class_entropy, weights, what_the_label_says
-from cilkit.runs import NEW_TEACHER, NOTEBOOKS, Run
+from cilkit.runs import NEW_TEACHER, NOTEBOOKS, Run, score_columns
 from cilkit.study import Study
+from cilkit.tables import TASK_TITLES
 
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 
@@ -243,6 +247,39 @@ def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Exp
         "image": _number("image", 0, most - 1, 0),
     }
     return Explorer(draw, controls)
+
+
+def show_training() -> Callable[[str, pd.DataFrame], None]:
+    """What a Study shows of its trainings: Study(..., show=show_training()).
+
+    In JupyterLab a figure grows with each epoch, elsewhere (papermill, a script) a line is
+    printed for each epoch that is scored.
+    """
+    handles: dict[str, DisplayHandle] = {}
+
+    def show(name: str, history: pd.DataFrame) -> None:
+        last = history.iloc[-1]
+        line = _in_words(name, history)
+        if "JPY_SESSION_NAME" not in os.environ:  # Jupyter's server names the notebook it shows
+            if last[score_columns(history)].notna().any():
+                print(line)
+            return
+        picture = b64encode(_png(plots.training(name, history))).decode()
+        shown = {"image/png": picture, "text/plain": line}
+        if name in handles and len(history) > 1:
+            handles[name].update(shown, raw=True)
+        else:
+            handles[name] = display(shown, raw=True, display_id=True)
+
+    return show
+
+
+def _in_words(name: str, history: pd.DataFrame) -> str:
+    last, scores = history.iloc[-1], score_columns(history)
+    terms = last.drop(["epoch", "learning_rate", "seconds", *scores])
+    parts = [f"{term} {value:.3f}" for term, value in terms.items()]
+    parts += [f"{TASK_TITLES.get(task, task)} {last[task]:.1f} %" for task in scores]
+    return f"{name}, epoch {last['epoch']:.0f}: {', '.join(parts)}"
 
 
 def _slider(name: str, low: float, high: float, step: float, value: float) -> FloatSlider:

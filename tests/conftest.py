@@ -11,12 +11,12 @@ import torch
 from PIL import Image
 
 from cilkit.classes import ROOT, Split, load_split
+from cilkit.config import PRESETS, TrainConfig
 from cilkit.datasets import StreetScenes, open_data
 from cilkit.erfnet import ERFNet
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.runs import Run
-from cilkit.train import PRESETS, TrainConfig
 from cilkit.transforms import Augmentation
 
 # tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x

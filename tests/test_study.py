@@ -10,14 +10,15 @@ import pytest
 import torch
 
 from cilkit import runs, study
+from cilkit.checkpoint import FileCheckpoint
 from cilkit.classes import ROOT, VOID, belongs, restrict
 from cilkit.erfnet import ERFNet
+from cilkit.evaluation import evaluate
 from cilkit.losses import cross_entropy, masked_distillation
 from cilkit.memory import rate
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
 from cilkit.study import Study
-from cilkit.train import evaluate
 from cilkit.transforms import Augmentation
 
 
@@ -59,11 +60,13 @@ def trained(monkeypatch):
 
     history = pd.DataFrame({"epoch": [1], "ce": [1.0]})
 
-    def fit(images, config, seed=0, name="T1"):
+    def fit(images, config, seed=0, name="T1", watch=None, checkpoint=None):
         names.append(name)
         return network(seed, images.visible.stop - images.visible.start), history
 
-    def fit_stage(method, images, stage, teacher, config, seed=0, memory=(), new_teacher=None):
+    def fit_stage(
+        method, images, stage, teacher, config, seed=0, memory=(), new_teacher=None, **looking
+    ):
         names.append(f"{method.name} {stage.name}")
         assert teacher.num_classes == stage.old.stop
         old = [decoder.num_classes for decoder in teacher.decoders]
@@ -91,7 +94,7 @@ def test_of_two_that_ask_for_the_same_run_one_trains_and_the_other_waits(
 ):
     fit, started = study.fit, Barrier(2)
 
-    def slow(*arguments):
+    def slow(*arguments, **looking):
         time.sleep(0.5)  # long enough for the other to ask, too
         return fit(*arguments)
 
@@ -186,7 +189,7 @@ def test_ss_is_trained_on_everything_up_to_its_stage_without_a_teacher(
     seen = {}
     fake = study.fit
 
-    def fit(images, config, seed=0, name="T1"):
+    def fit(images, config, seed=0, name="T1", **looking):
         seen[name] = (images.visible, len(images))
         return fake(images, config, seed, name)
 
@@ -244,7 +247,7 @@ def test_the_second_teacher_learns_the_new_classes_alone_and_is_scored_on_them_a
     seen = []
     fake = study.fit
 
-    def fit(images, *arguments):
+    def fit(images, *arguments, **looking):
         seen.append(images)
         return fake(images, *arguments)
 
@@ -463,7 +466,7 @@ def test_a_half_written_run_is_trained_again_and_saved(open_study, trained):
 
 
 def test_a_training_that_stops_leaves_no_run(open_study, trained, monkeypatch):
-    def stop(*_):
+    def stop(*_, **looking):
         raise KeyboardInterrupt
 
     one = open_study()
@@ -481,9 +484,9 @@ def test_a_training_that_stops_leaves_no_run(open_study, trained, monkeypatch):
 
 def test_a_method_written_by_hand_is_trained_saved_and_loaded(open_study):
     one = open_study()
-    run = one.run("T2", MINE)
+    run, tasks = one.run("T2", MINE), ["task1", "task2", "task12"]
     assert run.folder.name == "mine_T2" and run.config["method"] == "mine"
-    assert list(run.history) == ["epoch", "learning_rate", "ce", "kd", "seconds"]
+    assert list(run.history) == ["epoch", "learning_rate", "ce", "kd", *tasks, "seconds"]
     assert run.network().num_classes == 11
     changed = run.folder.stat().st_mtime_ns
     again = one.run("T2", MINE)
@@ -495,8 +498,8 @@ def test_lwm_goes_through_all_stages_with_its_memory_and_teachers(open_study, sm
     one = open_study()
     for stage, classes in (("T2", 11), ("T3", 19)):
         run = one.run(stage, small("LWM"))
-        terms = ["ce_new", "ce_memory", "kd_old", "kd_new"]
-        assert list(run.history) == ["epoch", "learning_rate", *terms, "seconds"]
+        columns = ["ce_new", "ce_memory", "kd_old", "kd_new", *run.miou.index]
+        assert list(run.history) == ["epoch", "learning_rate", *columns, "seconds"]
         assert run.network().num_classes == classes
     assert [len(one.memory(stage, small("LWM"))) for stage in ("T1", "T2")] == [2, 2]
     tasks = ["task1", "task2", "task12", "task3", "task123"]
@@ -587,3 +590,58 @@ def test_an_unknown_stage_is_refused(open_study, trained):
     with pytest.raises(ValueError, match="unknown stage 'T4'"):
         open_study().exists("T4")
     assert trained == []
+
+
+def test_a_stopped_training_goes_on_when_its_cell_is_run_again(
+    open_study, tmp_path, monkeypatch, capsys
+):
+    class Stopping(FileCheckpoint):
+        def due(self):
+            return True
+
+        def save(self, tensors, facts):
+            super().save(tensors, facts)
+            if facts["step"] == 1:
+                raise KeyboardInterrupt
+
+    def files(one):
+        return sorted(file.name for file in one.folder.iterdir() if "lock" not in file.name)
+
+    unbroken = open_study(folder=tmp_path / "unbroken", batch=2).run("T1")
+    one = open_study(batch=2)
+    with monkeypatch.context() as patch:
+        patch.setattr(study, "FileCheckpoint", Stopping)
+        with pytest.raises(KeyboardInterrupt):
+            one.run("T1")
+    assert files(one) == [".T1.checkpoint"] and not one.exists("T1")
+    assert "run the cell again, and it goes on" in capsys.readouterr().out
+    run = one.run("T1")
+    assert files(one) == ["T1"]
+    assert "T1 goes on from epoch 1, step 1." in capsys.readouterr().out
+    assert run.digest() == unbroken.digest() and run.scores == unbroken.scores
+
+
+def test_a_training_begun_on_another_machine_starts_again(open_study, monkeypatch, capsys):
+    one = open_study()
+    environment = study.environment
+
+    def stop(self, tensors, facts):
+        FileCheckpoint.save(self, tensors, facts)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patch:
+        stopping = type("Stopping", (FileCheckpoint,), {"due": lambda self: True, "save": stop})
+        patch.setattr(study, "FileCheckpoint", stopping)
+        patch.setattr(study, "environment", lambda c: environment(c) | {"torch": "1.0"})
+        with pytest.raises(KeyboardInterrupt):
+            one.run("T1")
+    one.run("T1")
+    assert "unfinished training of T1 is of other torch: starting again" in capsys.readouterr().out
+
+
+def test_who_wants_to_look_is_shown_each_epoch(open_study):
+    shown = []
+    one = open_study(show=lambda name, history: shown.append((name, list(history))), epochs=2)
+    one.run("T1")
+    columns = ["epoch", "learning_rate", "ce", "task1", "seconds"]
+    assert shown == [("T1", columns), ("T1", columns)]

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision import tv_tensors
 
 from cilkit.classes import VOID
-from cilkit.train import PRESETS
+from cilkit.config import PRESETS
 from cilkit.transforms import Augmentation, Augmented, RandomRescale, derive_seed
 
 STILL = Augmentation(

@@ -1,6 +1,7 @@
 from io import BytesIO
 
 import numpy as np
+import pandas as pd
 import pytest
 from ipywidgets import IntSlider
 from matplotlib.figure import Figure
@@ -16,6 +17,7 @@ from cilkit.widgets import (
     entropy_explorer,
     following,
     pixel_explorer,
+    show_training,
     split_explorer,
 )
 
@@ -200,3 +202,56 @@ def test_the_split_explorer_shows_each_method_what_it_may_see(study):
     assert "Michieli sees labels of road, sidewalk" in explorer.text.value
     assert not np.array_equal(before, picture(explorer))
     assert list(explorer.controls["method"].options) == list(METHODS)
+
+
+# training
+
+
+@pytest.fixture
+def shown(monkeypatch) -> list:
+    """What is displayed, each time it is."""
+    seen = []
+
+    class Handle:
+        def update(self, content, raw):
+            seen.append(("again", content))
+
+    def display(content, raw, display_id):
+        seen.append(("new", content))
+        return Handle()
+
+    monkeypatch.setattr(widgets, "display", display)
+    return seen
+
+
+HISTORY = pd.DataFrame(
+    {
+        "epoch": [1, 2],
+        "learning_rate": [0.1, 0.05],
+        "ce": [1.5, 0.5],
+        "task1": [float("nan"), 61.24],
+        "task12": [float("nan"), 40.0],
+        "seconds": [3.0, 3.0],
+    }
+)
+
+
+def test_in_jupyterlab_one_figure_grows_with_the_epochs_of_a_training(shown, monkeypatch):
+    monkeypatch.setenv("JPY_SESSION_NAME", "05_train_t1.ipynb")
+    show = show_training()
+    for name in ("T1", "FT T2", "T1"):
+        show(name, HISTORY[:1])
+        show(name, HISTORY)
+    assert [how for how, _ in shown] == ["new", "again"] * 3
+    assert shown[0][1]["image/png"] != shown[1][1]["image/png"]
+    words = "T1, epoch 2: ce 0.500, Task 1 61.2 %, Task 1∪2 40.0 %"
+    assert shown[1][1]["text/plain"] == words
+
+
+def test_elsewhere_a_line_is_printed_for_each_epoch_that_was_scored(shown, monkeypatch, capsys):
+    monkeypatch.delenv("JPY_SESSION_NAME", raising=False)
+    show = show_training()
+    show("T1", HISTORY[:1])
+    show("T1", HISTORY)
+    assert not shown
+    assert capsys.readouterr().out == "T1, epoch 2: ce 0.500, Task 1 61.2 %, Task 1∪2 40.0 %\n"

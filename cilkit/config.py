@@ -1,0 +1,83 @@
+"""The choices of a training, and the presets from seconds to the paper's protocol."""
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+from cilkit.classes import unknown
+from cilkit.transforms import Augmentation
+
+
+@dataclass(frozen=True)
+class TrainConfig:
+    """The choices of Sec. IV-A, with the paper's as defaults; preset "released" has the code's."""
+
+    epochs: int = 200
+    batch: int = 6  # the last, smaller batch of an epoch is dropped
+    learning_rate: float = 5e-4  # Adam's, at the start
+    weight_decay: float = 3e-4
+    power: float = 0.9  # of the polynomial schedule (1 - t)^power
+    schedule: Literal["step", "epoch"] = "step"  # when the learning rate moves
+    height: int = 512  # images are resized to this height first, never enlarged
+    augmentation: Augmentation = field(default_factory=Augmentation)
+    normalise: bool = False  # by the mean and deviation of ImageNet
+    encoder_weights: str | None = None  # file with a pre-trained encoder; None: random
+    identity_start: bool = False  # new residual blocks begin as the identity: for short trainings
+    start: Literal["random", "teacher"] = "random"  # teacher-based students (footnote 2)
+    precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    workers: int = 0  # processes that decode and augment; 0: this one
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch", "height"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+                raise ValueError(f"{name} is {value!r}; wanted a whole number from 1")
+        for name in ("learning_rate", "power"):
+            if not getattr(self, name) > 0:
+                raise ValueError(f"{name} is {getattr(self, name)!r}; wanted a positive number")
+        for name, choices in (
+            ("schedule", ["step", "epoch"]),
+            ("start", ["random", "teacher"]),
+            ("precision", ["auto", "32-true", "bf16-mixed"]),
+        ):
+            if getattr(self, name) not in choices:
+                raise ValueError(unknown(name, getattr(self, name), choices))
+
+
+PAPER = TrainConfig(workers=4)
+PRESETS = {
+    # seconds: for tests, and to see that everything runs
+    "smoke": TrainConfig(
+        epochs=1,
+        batch=4,
+        learning_rate=2e-3,
+        height=64,
+        augmentation=Augmentation(crop=(32, 64)),
+        identity_start=True,
+    ),
+    # minutes on a CPU: the default of the notebooks
+    "quick": TrainConfig(
+        epochs=8,
+        batch=2,  # many small steps teach more in the same time than few large ones
+        learning_rate=1e-2,
+        height=128,
+        augmentation=Augmentation(crop=(96, 192)),
+        identity_start=True,
+    ),
+    # the protocol of Sec. IV-A
+    "paper": PAPER,
+    # the same with the choices of the authors' released code
+    "released": replace(
+        PAPER,
+        schedule="epoch",
+        augmentation=Augmentation(rotation=0.0, flip=0.5, rescale_divides=True),
+        normalise=True,
+        encoder_weights="data/erfnet_encoder_pretrained.pth.tar",
+    ),
+}
+
+
+def get_config(preset: str) -> TrainConfig:
+    """The configuration of a preset; a ValueError lists the names there are."""
+    if preset not in PRESETS:
+        raise ValueError(unknown("preset", preset, list(PRESETS)))
+    return PRESETS[preset]

@@ -1,0 +1,91 @@
+"""What a network says of images, its scores on a data set, and the device it computes on."""
+
+import logging
+from collections.abc import Iterator, Mapping
+from typing import Literal
+
+import torch
+from lightning_fabric import Fabric
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from cilkit.config import TrainConfig
+from cilkit.datasets import LabelledImages
+from cilkit.erfnet import ERFNet
+from cilkit.metrics import MeanIoU
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
+
+
+def evaluate(
+    network: ERFNet, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
+) -> MeanIoU:
+    """Score a network on a data set for all class sets in one pass (Sec. IV-A).
+
+    The channels of the network are the visible classes of the data set, or ValueError.
+    """
+    visible = images.visible
+    if network.num_classes != visible.stop - visible.start:
+        raise ValueError(
+            f"the network has {network.num_classes} channels but the data set shows the classes "
+            f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
+            "the network stands: data.test_set(stage)"
+        )
+    scores = MeanIoU(class_sets)
+    with tqdm(total=len(images), desc="evaluate", unit="image", leave=False, delay=2) as bar:
+        for pixels, labels in same_size(images, most=8):
+            scores.update(predict(network, pixels, config), labels, visible.start)
+            bar.update(len(pixels))
+    return scores
+
+
+def same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images in order, in batches of at most `most` neighbours of one size."""
+    batch: list[tuple[Tensor, Tensor]] = []
+    for index in range(len(images)):
+        item = images[index]
+        shapes = [part.shape for part in item]
+        if batch and (len(batch) == most or shapes != [part.shape for part in batch[0]]):
+            yield default_collate(batch)
+            batch = []
+        batch.append(item)
+    yield default_collate(batch)
+
+
+def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+    """Logits of a network in evaluation mode: images (B, 3, H, W) -> (B, S, H, W), on the CPU.
+
+    It computes on the device and in the precision of training, so that scores repeat exactly;
+    the network stays there, in evaluation mode.
+    """
+    fabric = make_fabric(config)
+    place(network, fabric, config).eval()
+    with torch.no_grad(), fabric.autocast():
+        return network(images.to(fabric.device)).float().cpu()
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Lightning Fabric on the best device at hand, in the precision of `used_precision`."""
+    return Fabric(devices=1, precision=used_precision(config))
+
+
+def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
+    """The configured precision; "auto" is bf16 where the processor multiplies it in hardware."""
+    if config.precision != "auto":
+        return config.precision
+    device = Fabric(devices=1).device
+    gains = False
+    if device.type == "cuda":
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        gains = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bf16-mixed" if gains else "32-true"
+
+
+def place(network: ERFNet, fabric: Fabric, config: TrainConfig) -> ERFNet:
+    """The network on the device, in the memory format that pays at this precision."""
+    bf16 = used_precision(config) == "bf16-mixed"
+    memory_format = torch.channels_last if bf16 else torch.contiguous_format
+    return network.to(fabric.device, memory_format=memory_format)
