@@ -1,11 +1,11 @@
 """Mean intersection over union, restricted to class sets (Sec. IV-A), counted in one pass."""
 
+import math
 from collections.abc import Mapping
+from itertools import pairwise
 
 import torch
 from torch import Tensor
-
-from cilkit.classes import restrict
 
 
 class MeanIoU:
@@ -22,6 +22,11 @@ class MeanIoU:
         for name, classes in self.class_sets.items():
             n = classes.stop - classes.start
             self.counts[name] = torch.zeros(n, n, dtype=torch.long)
+        if math.prod(map(len, self.counts.values())) >= 2**63:  # see `codes` below
+            raise ValueError(
+                f"{len(self.counts)} class sets with {sum(map(len, self.counts.values()))} classes "
+                "are too many to count together; give each half of them a MeanIoU of its own"
+            )
 
     def update(self, logits: Tensor, labels: Tensor, first: int = 0) -> None:
         """Count one batch: logits (B, S, h, w), labels (B, H, W) at their native size.
@@ -39,15 +44,43 @@ class MeanIoU:
                 f"sets reach from {start} to {stop - 1}; score a model only on classes that it has "
                 "learned"
             )
+        predictions = self._predictions(logits, first)  # set -> (B, h, w)
+        # pixels that all sets predict alike share a code, so that one count serves every set
+        codes = 0
+        for name, prediction in predictions.items():
+            codes = codes * len(self.counts[name]) + prediction
+        kinds, kind = codes.unique(return_inverse=True)  # (K,), (B, h, w)
+        pairs = labels * len(kinds) + _nearest(kind, labels.shape[-2:])  # (B, H, W)
+        most = 256 * len(kinds)  # labels are below 256, VOID
+        joint = torch.bincount(pairs.flatten(), minlength=most).view(256, -1).cpu()  # (256, K)
+        kinds = kinds.cpu()
+        for name in reversed(predictions):
+            classes, n = self.class_sets[name], len(self.counts[name])
+            self.counts[name].index_add_(1, kinds % n, joint[classes])
+            kinds = kinds // n
+
+    def _predictions(self, logits: Tensor, first: int) -> dict[str, Tensor]:
+        """The best channel within each class set, (B, h, w), counted from the set's first class.
+
+        Class sets overlap, but the best channel between two of their ends is sought only once.
+        """
+        ends = sorted(
+            {end for classes in self.class_sets.values() for end in (classes.start, classes.stop)}
+        )
+        best = {
+            start: logits[:, start - first : stop - first].max(dim=1)
+            for start, stop in pairwise(ends)
+        }
+        predictions = {}
         for name, classes in self.class_sets.items():
-            n = classes.stop - classes.start
-            channels = slice(classes.start - first, classes.stop - first)
-            prediction = logits[:, channels].argmax(dim=1)  # (B, h, w)
-            prediction = _nearest(prediction, labels.shape[-2:])  # (B, H, W)
-            truth = restrict(labels, classes)
-            seen = truth < n
-            pairs = n * truth[seen] + prediction[seen]
-            self.counts[name] += torch.bincount(pairs.cpu(), minlength=n * n).view(n, n)
+            value, prediction = best[classes.start]
+            for start in ends[ends.index(classes.start) + 1 : ends.index(classes.stop)]:
+                better = best[start].values > value
+                value = torch.where(better, best[start].values, value)
+                other = best[start].indices + start - classes.start
+                prediction = torch.where(better, other, prediction)
+            predictions[name] = prediction
+        return predictions
 
     def iou(self, name: str) -> Tensor:
         """IoU of each class of the set, (n,) in %; NaN for a class with an empty union."""

@@ -205,3 +205,28 @@ def test_the_pixel_after_2_to_the_24_still_counts():
     scores.counts["task1"][0, 0] = 2**24  # 8 images of 1024 x 2048; here float32 stops
     scores.update(one_hot_logits([[1, 0]]), torch.tensor([[[0]]]))
     assert scores.counts["task1"].tolist() == [[2**24 + 1, 0], [0, 0]]
+
+
+def test_many_overlapping_sets_are_counted_as_each_alone():
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(2, 12, 8, 16, generator=generator).round()  # with many ties
+    labels = torch.randint(0, 13, (2, 16, 32), generator=generator)
+    labels[labels == 12] = VOID
+    sets = {f"{a}-{b}": slice(a, b) for a in range(0, 12, 3) for b in range(a + 2, 13, 5)}
+    together = MeanIoU(sets)
+    together.update(logits, labels)
+    for name, classes in sets.items():
+        prediction = (
+            logits[:, classes].argmax(dim=1).repeat_interleave(2, 1).repeat_interleave(2, 2)
+        )
+        seen = (labels >= classes.start) & (labels < classes.stop)
+        wanted = torch.zeros_like(together.counts[name])
+        truth = labels[seen] - classes.start
+        wanted.index_put_((truth, prediction[seen]), torch.tensor(1), accumulate=True)
+        assert together.counts[name].equal(wanted), name
+
+
+def test_more_class_sets_than_can_be_counted_together_are_refused():
+    sets = {f"set{k}": slice(0, 20) for k in range(15)}
+    with pytest.raises(ValueError, match="15 class sets with 300 classes .* MeanIoU of its own"):
+        MeanIoU(sets)
