@@ -57,22 +57,21 @@ class LabelledImages(Dataset):
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = self.load(index)
-        return image.as_subclass(Tensor) / 255, labels.as_subclass(Tensor).long()
+        return image / 255, labels.long()
 
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
         """Some of the images, in the order of `indices`, with the same labels to be seen."""
         samples = [self.samples[index] for index in indices]
         return LabelledImages(samples, self.split, self.visible, self.height, self.native_labels)
 
-    def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Image (3, h, w) and labels (h, w), both uint8, as torchvision's transforms want them."""
+    def load(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, h, w) and labels (h, w), both uint8; not to be changed, for they are kept."""
         if index not in self._kept:
             image, labels = self._decode(self.samples[index])
             if len(self) * (image.nbytes + labels.nbytes) > IN_MEMORY:
-                return tv_tensors.Image(image), tv_tensors.Mask(labels)
+                return image, labels
             self._kept[index] = image, labels
-        image, labels = self._kept[index]
-        return tv_tensors.Image(image), tv_tensors.Mask(labels)
+        return self._kept[index]
 
     def _decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
         image = torch.from_numpy(np.array(_read(sample.image).convert("RGB")))  # (H, W, 3)
