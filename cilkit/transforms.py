@@ -180,6 +180,7 @@ class Augmented(Dataset):
         """`name` tells data sets apart that are used side by side, so that each draws its own."""
         self.images, self.seed, self.name, self.epoch = images, seed, name, 0
         self.augmentation = augmentation
+        images.prepare()
         self.crop = augmentation.crop_within(tuple(images.load(0)[1].shape))
 
     def __len__(self) -> int:

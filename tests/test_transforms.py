@@ -25,6 +25,9 @@ class Scenes:
     def __len__(self) -> int:
         return self.length
 
+    def prepare(self) -> None:
+        """There is nothing to decode."""
+
     def load(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         if index >= self.length:
             raise IndexError(index)  # where a for loop stops
