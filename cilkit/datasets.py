@@ -84,15 +84,22 @@ class LabelledImages(Dataset):
 
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, h, w) and labels (h, w), both uint8; the image is kept, so do not change it."""
+        image, ids = self._decoded(index)
+        return torch.from_numpy(image), torch.from_numpy(self._visible_label[ids])
+
+    def _decoded(self, index: int) -> Decoded:
+        """From memory, or the cache on disk, or the files."""
         sample = self.samples[index]
         key = (sample, self.height, self.native_labels)
         if key in self._kept:
-            image, ids = self._kept[key]
-        else:
-            image, ids = self._cached(sample) or self._decode(sample)
-            if self._files * (image.nbytes + ids.nbytes) <= IN_MEMORY:
-                self._kept[key] = image, ids
-        return torch.from_numpy(image), torch.from_numpy(self._visible_label[ids])
+            return self._kept[key]
+        decoded = self._cached(sample) or self._decode(sample)
+        if self._fits(decoded):
+            self._kept[key] = decoded
+        return decoded
+
+    def _fits(self, decoded: Decoded) -> bool:
+        return self._files * sum(part.nbytes for part in decoded) <= IN_MEMORY
 
     def prepare(self) -> None:
         """Decode everything once, before it is read many times or by several processes.
@@ -110,10 +117,9 @@ class LabelledImages(Dataset):
 
             stamps = {entry: self._stamp(sample) for entry, sample in entries.items()}
             fill(folder, stamps, make, 4 * height * width)
-        image, ids = self.load(0)
-        if self._files * (image.nbytes + ids.nbytes) <= IN_MEMORY:
+        if self._fits(self._decoded(0)):
             for index in tqdm(range(len(self)), "decode", leave=False, mininterval=1, delay=2):
-                self.load(index)
+                self._decoded(index)
 
     def _is_dear(self) -> bool:
         height, width = _read_size(self.samples[0].image)
@@ -127,12 +133,12 @@ class LabelledImages(Dataset):
     def _stamp(self, sample: Sample) -> dict[str, str]:
         """What an entry of the cache is made from; an entry of another is not used."""
         stamp = {"made by": self._made_by}
-        for file in (sample.image, sample.label):
+        for kind, file in (("image", sample.image), ("label", sample.label)):
             try:
                 found = file.stat()
             except OSError as error:
                 raise _unreadable(file, error) from error
-            stamp[file.name] = f"{found.st_size} {found.st_mtime_ns}"
+            stamp[kind] = f"{found.st_size} {found.st_mtime_ns}"
         return stamp
 
     def _cached(self, sample: Sample) -> Decoded | None:

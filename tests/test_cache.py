@@ -168,6 +168,17 @@ def test_an_entry_of_a_changed_source_is_made_again(folder, kept, decoded, part,
     assert len(decoded) == 2 and len(entries(kept)) == 4
 
 
+@pytest.mark.parametrize("part", ["image", "label"])
+def test_image_and_label_of_one_name_are_told_apart(camvid_folder, kept, decoded, part):
+    images = open_data(camvid_folder).stage("T1")
+    images.prepare()
+    file = getattr(images.samples[0], part)
+    os.utime(file, ns=(0, 10**18))
+    decoded.clear()
+    images.prepare()
+    assert decoded == [images.samples[0].image.name]
+
+
 def test_a_changed_picture_is_seen(folder, kept):
     images = open_data(folder).stage("T1")
     images.prepare()
@@ -320,6 +331,17 @@ def test_small_images_need_no_cache_on_disk(folder, tmp_path, decoded, monkeypat
     assert len(decoded) == 4 and not (tmp_path / "cache").exists()
     items(images)
     assert len(decoded) == 4  # they are in memory
+
+
+def test_what_one_view_has_decoded_no_other_decodes_again(folder, decoded):
+    data = open_data(folder)
+    items(data.single_stage("T3"))
+    assert len(decoded) == 17
+    for view in (data.stage("T1"), data.stage("T3", "all"), data.single_stage("T2").subset([3])):
+        items(view)
+    assert len(decoded) == 17
+    items(data.stage("T1", height=16))
+    assert len(decoded) == 17 + 4
 
 
 # what it says
