@@ -2,23 +2,28 @@
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
+import torchvision
 from PIL import Image, UnidentifiedImageError
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
 from torchvision.transforms import v2
+from tqdm import tqdm
 
+from cilkit.cache import cache_folder, fill, read
 from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split
 from cilkit.toyscapes import write_toyscapes
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
 WATCHED = 6  # images that are scored while a network trains
+DEAR = 2**30  # one whose files hold more bytes of pixels than this is kept decoded on disk
+CACHE_VERSION = 1  # a higher one makes all entries of the cache anew
 
 
 @dataclass(frozen=True)
@@ -30,12 +35,18 @@ class Sample:
     city: str
 
 
+Decoded = tuple[np.ndarray, np.ndarray]  # image (3, h, w) and label ids (h, w), both uint8
+
+
 class LabelledImages(Dataset):
     """Images with the labels that may be seen; every other label is VOID in the tensor already.
 
     Item: image (3, h, w) float in [0, 1], labels (h, w) long in channels of the split.
     `height` resizes both (bilinear, nearest) without ever enlarging; with `native_labels` the
     labels keep the size of their file, for evaluation.
+
+    Files are decoded once and kept in memory if they all fit, as what is decoded does not depend
+    on the labels to be seen. Where decoding is dear, `prepare` keeps it on disk as well.
     """
 
     def __init__(
@@ -45,37 +56,104 @@ class LabelledImages(Dataset):
         visible: slice,
         height: int | None = None,
         native_labels: bool = False,
+        within: "StreetScenes | None" = None,
     ):
+        """Views `within` one data set share what is decoded."""
         self.samples, self.split, self.visible = tuple(samples), split, visible
-        self.height, self.native_labels = height, native_labels
-        table = torch.from_numpy(split.lookup())
+        self.height, self.native_labels, self._within = height, native_labels, within
+        table = split.lookup()
         hidden = (table < visible.start) | (table >= visible.stop)
-        self._visible_label = table.where(~hidden, VOID)  # (256,), label id -> channel or VOID
-        self._kept: dict[int, tuple[Tensor, Tensor]] = {}
+        self._visible_label = np.where(hidden, VOID, table).astype(np.uint8)  # (256,), by label id
+        known = hashlib.sha256(table.tobytes()).hexdigest()[:16]
+        self._made_by = f"{CACHE_VERSION} {split.name} {known} {torchvision.__version__}"
+        self._kept: dict[tuple, Decoded] = {} if within is None else within.kept
+        self._files = len(samples) if within is None else len(within.train) + len(within.test)
 
     def __len__(self) -> int:
         return len(self.samples)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
         image, labels = self.load(index)
-        return image.as_subclass(Tensor) / 255, labels.as_subclass(Tensor).long()
+        return image / 255, labels.long()
 
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
         """Some of the images, in the order of `indices`, with the same labels to be seen."""
         samples = [self.samples[index] for index in indices]
-        return LabelledImages(samples, self.split, self.visible, self.height, self.native_labels)
+        return LabelledImages(
+            samples, self.split, self.visible, self.height, self.native_labels, self._within
+        )
 
-    def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
-        """Image (3, h, w) and labels (h, w), both uint8, as torchvision's transforms want them."""
-        if index not in self._kept:
-            image, labels = self._decode(self.samples[index])
-            if len(self) * (image.nbytes + labels.nbytes) > IN_MEMORY:
-                return tv_tensors.Image(image), tv_tensors.Mask(labels)
-            self._kept[index] = image, labels
-        image, labels = self._kept[index]
-        return tv_tensors.Image(image), tv_tensors.Mask(labels)
+    def load(self, index: int) -> tuple[Tensor, Tensor]:
+        """Image (3, h, w) and labels (h, w), both uint8; the image is kept, so do not change it."""
+        image, ids = self._decoded(index)
+        return torch.from_numpy(image), torch.from_numpy(self._visible_label[ids])
 
-    def _decode(self, sample: Sample) -> tuple[Tensor, Tensor]:
+    def _decoded(self, index: int) -> Decoded:
+        """From memory, or the cache on disk, or the files."""
+        sample = self.samples[index]
+        key = (sample, self.height, self.native_labels)
+        if key in self._kept:
+            return self._kept[key]
+        decoded = self._cached(sample) or self._decode(sample)
+        if self._fits(decoded):
+            self._kept[key] = decoded
+        return decoded
+
+    def _fits(self, decoded: Decoded) -> bool:
+        return self._files * sum(part.nbytes for part in decoded) <= IN_MEMORY
+
+    def prepare(self) -> None:
+        """Decode everything once, before it is read many times or by several processes.
+
+        Into a cache on disk if the files are large (see cilkit.cache), and into memory if it fits.
+        """
+        samples = dict.fromkeys(self.samples)
+        if self._is_dear() and (folder := cache_folder()) is not None:
+            entries = {self._entry(folder, sample): sample for sample in samples}
+            height, width = network_size(_read_size(self.samples[0].image), self.height)
+
+            def make(entry: Path) -> dict[str, Tensor]:
+                image, ids = self._decode(entries[entry], native_labels=False)
+                return {"image": torch.from_numpy(image), "ids": torch.from_numpy(ids)}
+
+            stamps = {entry: self._stamp(sample) for entry, sample in entries.items()}
+            fill(folder, stamps, make, 4 * height * width)
+        if self._fits(self._decoded(0)):
+            for index in tqdm(range(len(self)), "decode", leave=False, mininterval=1, delay=2):
+                self._decoded(index)
+
+    def _is_dear(self) -> bool:
+        height, width = _read_size(self.samples[0].image)
+        return self._files * 4 * height * width > DEAR
+
+    def _entry(self, folder: Path, sample: Sample) -> Path:
+        files = f"{sample.image}\n{sample.label}\n{self.height}".encode()
+        digest = hashlib.sha256(files).hexdigest()[:16]
+        return folder / f"{sample.image.stem}-{self.height}-{digest}.safetensors"
+
+    def _stamp(self, sample: Sample) -> dict[str, str]:
+        """What an entry of the cache is made from; an entry of another is not used."""
+        stamp = {"made by": self._made_by}
+        for kind, file in (("image", sample.image), ("label", sample.label)):
+            try:
+                found = file.stat()
+            except OSError as error:
+                raise _unreadable(file, error) from error
+            stamp[kind] = f"{found.st_size} {found.st_mtime_ns}"
+        return stamp
+
+    def _cached(self, sample: Sample) -> Decoded | None:
+        folder = cache_folder()
+        if folder is None or not (entry := self._entry(folder, sample)).is_file():
+            return None
+        found = read(entry, self._stamp(sample))
+        if found is None:
+            return None
+        image, ids = found["image"].numpy(), found["ids"].numpy()
+        return image, read_label_ids(sample.label, self.split) if self.native_labels else ids
+
+    def _decode(self, sample: Sample, native_labels: bool | None = None) -> Decoded:
+        native_labels = self.native_labels if native_labels is None else native_labels
         image = torch.from_numpy(np.array(_read(sample.image).convert("RGB")))  # (H, W, 3)
         image = image.permute(2, 0, 1)  # (3, H, W)
         ids = read_label_ids(sample.label, self.split)  # (H, W)
@@ -84,12 +162,12 @@ class LabelledImages(Dataset):
                 f"{sample.label} is {ids.shape[0]} x {ids.shape[1]} pixels but its image "
                 f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be equal"
             )
-        labels = self._visible_label[torch.from_numpy(ids).long()]  # (H, W)
-        size = network_size(tuple(labels.shape), self.height)
-        image = v2.functional.resize(image, size, antialias=True)
-        if not self.native_labels:
-            labels = v2.functional.resize(tv_tensors.Mask(labels), size).as_subclass(Tensor)
-        return image, labels
+        size = network_size(ids.shape, self.height)
+        image = v2.functional.resize(image, size, antialias=True).contiguous()
+        if not native_labels:
+            mask = tv_tensors.Mask(torch.from_numpy(ids))
+            ids = v2.functional.resize(mask, size).as_subclass(Tensor).numpy()
+        return image.numpy(), ids
 
 
 def spread(n: int, most: int) -> list[int]:
@@ -112,7 +190,7 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
             "a pixel (Cityscapes: the files ending in _labelIds.png)"
         )
     ids = np.array(picture)
-    found = np.unique(ids)
+    found = np.flatnonzero(picture.histogram())
     train_ids = split.name == "cityscapes" and 255 in found and found[:-1].max(initial=0) <= 18
     if train_ids and len(found) > 1:  # 255 is a licence plate in labelIds, so a car (26) is near
         raise ValueError(
@@ -128,15 +206,23 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
     return ids
 
 
-def _read(path: Path) -> Image.Image:
+def _read_size(path: Path) -> tuple[int, int]:
+    """Height and width, from the first bytes of an image file."""
+    return _read(path, pixels=False).size[::-1]
+
+
+def _read(path: Path, pixels: bool = True) -> Image.Image:
     try:
         with Image.open(path) as picture:
-            picture.load()
+            if pixels:
+                picture.load()
             return picture
     except (UnidentifiedImageError, OSError, SyntaxError) as error:
-        raise ValueError(
-            f"{path} cannot be read as an image ({error}); unpack or download it again"
-        ) from error
+        raise _unreadable(path, error) from error
+
+
+def _unreadable(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"{path} cannot be read as an image ({error}); unpack or download it again")
 
 
 @dataclass(frozen=True)
@@ -149,6 +235,7 @@ class StreetScenes:
     train: tuple[Sample, ...]
     test: tuple[Sample, ...]
     held_back: tuple[Sample, ...] = ()  # of the split's cities that nothing is trained on
+    kept: dict[tuple, Decoded] = field(default_factory=dict, repr=False, compare=False)
 
     def images(self, stage: Stage) -> list[Sample]:
         """The training images of one stage, D1, D2 or D3."""
@@ -162,13 +249,15 @@ class StreetScenes:
         `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
         """
         stage = self.split.stage(name)
-        return LabelledImages(self.images(stage), self.split, stage.visible(labels), height)
+        return LabelledImages(
+            self.images(stage), self.split, stage.visible(labels), height, within=self
+        )
 
     def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
         """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
         stages = self.split.stages[: self.split.stage(name).number]
         samples = [sample for stage in stages for sample in self.images(stage)]
-        return LabelledImages(samples, self.split, stages[-1].seen, height)
+        return LabelledImages(samples, self.split, stages[-1].seen, height, within=self)
 
     def test_set(
         self,
@@ -182,7 +271,7 @@ class StreetScenes:
         `labels="new"` shows only the classes of the stage itself.
         """
         visible = self.split.stage(name).visible(labels)
-        return LabelledImages(self.test, self.split, visible, height, native_labels)
+        return LabelledImages(self.test, self.split, visible, height, native_labels, within=self)
 
     def watch_set(
         self, name: str, height: int | None = None, labels: Literal["new", "all"] = "all"
@@ -193,7 +282,8 @@ class StreetScenes:
         """
         samples = self.held_back or self.test
         chosen = [samples[index] for index in spread(len(samples), WATCHED)]
-        return LabelledImages(chosen, self.split, self.split.stage(name).visible(labels), height)
+        visible = self.split.stage(name).visible(labels)
+        return LabelledImages(chosen, self.split, visible, height, within=self)
 
     def fingerprint(self) -> str:
         """Hash of the names and sizes of all files, to tell whether two runs saw the same data."""

@@ -32,6 +32,7 @@ def evaluate(
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
             "the network stands: data.test_set(stage)"
         )
+    images.prepare()
     scores = MeanIoU(class_sets)
     with tqdm(total=len(images), desc="evaluate", unit="image", leave=False, delay=2) as bar:
         for pixels, labels in same_size(images, most=8):

@@ -2,12 +2,13 @@
 
 import hashlib
 from dataclasses import dataclass
+from math import ceil, cos, floor, radians, sin
 
 import torch
 from torch import Tensor
+from torch.nn.functional import avg_pool2d, grid_sample
 from torch.utils.data import Dataset
-from torchvision import tv_tensors
-from torchvision.transforms import InterpolationMode, v2
+from torchvision.transforms.v2 import functional as colours
 
 from cilkit.classes import VOID
 from cilkit.datasets import LabelledImages
@@ -29,7 +30,7 @@ class Augmentation:
     brightness: float = 0.2  # +- this, as are the next three
     contrast: float = 0.2
     saturation: float = 0.2
-    hue: float = 0.1
+    hue: float = 0.1  # of the colour circle
 
     def __post_init__(self) -> None:
         low, high = self.rescale
@@ -37,6 +38,10 @@ class Augmentation:
             raise ValueError(f"rescale is {self.rescale}; wanted (low, high) with 0 < low <= high")
         if min(self.crop) < 8 or self.crop[0] % 8 or self.crop[1] % 8:
             raise ValueError(f"crop is {self.crop}; wanted height and width in multiples of 8")
+        most = {"rotation": 180, "flip": 1, "brightness": 1, "contrast": 1, "saturation": 1}
+        for name, limit in (most | {"hue": 0.5}).items():
+            if not 0 <= getattr(self, name) <= limit:
+                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0 to {limit}")
 
     def crop_within(self, size: tuple[int, int]) -> tuple[int, int]:
         """The crop, or what an image of `size` (h, w) has of it at the smallest factor."""
@@ -44,44 +49,123 @@ class Augmentation:
         limits = [max(8, int(side * factor) // 8 * 8) for side in size]
         return min(self.crop[0], limits[0]), min(self.crop[1], limits[1])
 
-    def pipeline(self, size: tuple[int, int]) -> v2.Compose:
-        """The torchvision pipeline for images of `size` (h, w), or about that.
+    def apply(
+        self, image: Tensor, labels: Tensor, crop: tuple[int, int], generator: torch.Generator
+    ) -> tuple[Tensor, Tensor]:
+        """Image (3, H, W), labels (H, W), uint8 -> image (3, h, w) in [0, 1], labels (h, w) long.
 
-        uint8 image and mask in, float image in [0, 1] and mask out, both as large as the crop.
-        Where rotation or a smaller image leaves nothing, the label is VOID.
+        Both are as large as the crop. Where rotation or a smaller image leaves nothing, the image
+        is black and the label VOID.
         """
-        nothing = {tv_tensors.Image: 0, tv_tensors.Mask: VOID}
-        return v2.Compose(
-            [
-                v2.RandomRotation(self.rotation, InterpolationMode.BILINEAR, fill=nothing),
-                v2.RandomHorizontalFlip(self.flip),
-                RandomRescale(self.rescale, self.rescale_divides),
-                v2.RandomCrop(self.crop_within(size), pad_if_needed=True, fill=nothing),
-                v2.ColorJitter(brightness=self.brightness),
-                v2.ColorJitter(contrast=self.contrast),
-                v2.ColorJitter(saturation=self.saturation),
-                v2.ColorJitter(hue=self.hue),
-                v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
-            ]
-        )
+        draws = torch.rand(9, generator=generator).tolist()
+        place = self._place(tuple(labels.shape), crop, *draws[:5])
+        image, labels = sample(image, labels, crop, place)
+        return self._jitter(image, *draws[5:]), labels
+
+    def _place(
+        self,
+        size: tuple[int, int],
+        crop: tuple[int, int],
+        turn: float,
+        flip: float,
+        rescale: float,
+        down: float,
+        right: float,
+    ) -> Tensor:
+        """Where the crop lies in the image: rotation, flip, rescaling and crop in one map, (2, 3).
+
+        It takes (x, y, 1) with x, y in pixels from the middle of the crop to pixels from the
+        middle of the image. The draws are uniform in [0, 1).
+        """
+        low, high = self.rescale
+        factor = low + (high - low) * rescale
+        factor = 1 / factor if self.rescale_divides else factor
+        rescaled = [round(side * factor) for side in size]
+        middle = []  # of the crop, in the rescaled image and from its middle
+        for side, wanted, draw in zip(rescaled, crop, (down, right), strict=True):
+            spare = side - wanted  # below 0 the image lies somewhere in the crop
+            start = min(0, spare) + floor(draw * (abs(spare) + 1))
+            middle.append(start - spare / 2)
+        step_y, step_x = (side / new for side, new in zip(size, rescaled, strict=True))
+        step_x = -step_x if flip < self.flip else step_x
+        angle = radians(self.rotation * (2 * turn - 1))
+        turned = torch.tensor([[cos(angle), -sin(angle)], [sin(angle), cos(angle)]])
+        steps = turned * torch.tensor([step_x, step_y])  # (2, 2)
+        return torch.cat([steps, steps @ torch.tensor(middle).flip(0)[:, None]], dim=1)
+
+    def _jitter(
+        self, image: Tensor, brightness: float, contrast: float, saturation: float, hue: float
+    ) -> Tensor:
+        """The colours of an image (3, h, w) changed; the draws are uniform in [0, 1)."""
+        for adjust, most, draw in (
+            (colours.adjust_brightness, self.brightness, brightness),
+            (colours.adjust_contrast, self.contrast, contrast),
+            (colours.adjust_saturation, self.saturation, saturation),
+        ):
+            image = adjust(image, 1 + most * (2 * draw - 1)) if most else image
+        return turn_hue(image, self.hue * (2 * hue - 1)) if self.hue else image
 
 
-class RandomRescale(v2.Transform):
-    """Resize by a factor drawn uniformly from `factors`, or by its inverse."""
+def sample(
+    image: Tensor, labels: Tensor, size: tuple[int, int], place: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Image (3, H, W) and labels (H, W), uint8, at other points: (3, h, w) in [0, 1], (h, w) long.
 
-    def __init__(self, factors: tuple[float, float], divides: bool = False):
-        super().__init__()
-        self.factors, self.divides = factors, divides
+    `place` (2, 3) takes (x, y, 1), in pixels from the middle of what is wanted, to pixels from
+    the middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
+    Outside the image it is black and VOID.
+    """
+    finer = max(1, ceil(place[:, :2].norm(dim=0).max().item() - 1e-3))  # points a side of a pixel
+    side = torch.tensor(labels.shape[::-1])  # W, H
+    middle = side / 2 + place[:, 2]
+    reach = place[:, :2].abs() @ torch.tensor(size[::-1]).float() / 2
+    low = (middle - reach).floor().sub(1).clamp(min=0).minimum(side - 1)
+    high = (middle + reach).ceil().add(1).minimum(side).maximum(low + 1)
+    (left, top), (right, bottom) = low.int().tolist(), high.int().tolist()
+    image = image[:, top:bottom, left:right].float() / 255  # no more of it than is needed
+    labels = labels[None, top:bottom, left:right].float()
+    half = (high - low)[:, None] / 2
+    place = torch.cat([place[:, :2], (middle - (low + high) / 2)[:, None]], dim=1) / half
+    points = _points(size, place)  # (h, w, 2), from -1 to 1 in what was cut out
+    labels = _at(points, labels, "nearest")[0].long()
+    # an image made smaller would flicker: each pixel is the mean of points closer than its own
+    image = _at(points if finer == 1 else _points(size, place, finer), image, "bilinear")
+    image = avg_pool2d(image, finer) if finer > 1 else image
+    nothing = (points.abs() > 1).any(dim=-1)  # (h, w)
+    image = image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
+    return image.masked_fill_(nothing, 0), labels.masked_fill_(nothing, VOID)
 
-    def make_params(self, flat_inputs: list) -> dict:
-        low, high = self.factors
-        factor = low + (high - low) * torch.rand(()).item()
-        height, width = v2.functional.get_size(flat_inputs[0])
-        factor = 1 / factor if self.divides else factor
-        return {"size": [round(height * factor), round(width * factor)]}
 
-    def transform(self, inpt: Tensor, params: dict) -> Tensor:
-        return v2.functional.resize(inpt, params["size"])  # masks are resized by nearest
+def _points(size: tuple[int, int], place: Tensor, finer: int = 1) -> Tensor:
+    """Where the pixels of an area come from: (h, w, 2) as x, y; `finer` times as many a side."""
+    y, x = ((torch.arange(side * finer) + 0.5) / finer - side / 2 for side in size)
+    across, down, origin = place.T  # (2,) each
+    return (x[:, None] * across)[None] + (y[:, None] * down + origin)[:, None]
+
+
+def _at(points: Tensor, picture: Tensor, mode: str) -> Tensor:
+    """A picture (C, H, W) at points (h, w, 2); beyond its border it goes on as it ends."""
+    return grid_sample(picture[None], points[None], mode, "border", align_corners=False)[0]
+
+
+def turn_hue(image: Tensor, turn: float) -> Tensor:
+    """An image (3, h, w) in [0, 1] with its hues turned by a part of the colour circle.
+
+    As torchvision's adjust_hue, to the last digits, in a third of its time. Value and chroma
+    stay. Red, green and blue lie at 0, 2 and 4 of a circle of 6: a channel is full up to 1 from
+    the hue, and empty from 2.
+    """
+    red, green, blue = image
+    high = red.maximum(green).maximum(blue)
+    low = red.minimum(green).minimum(blue)
+    chroma = high - low
+    is_red, is_green = high == red, high == green
+    beside = torch.where(is_red, green - blue, torch.where(is_green, blue - red, red - green))
+    nearest = torch.where(is_red, 0.0, torch.where(is_green, 2.0, 4.0))
+    hue = (nearest + 6 * turn).addcdiv(beside, chroma.clamp(min=1e-9))  # 0 for grey
+    apart = (hue - torch.tensor([0.0, 2.0, 4.0], device=image.device)[:, None, None]).abs()
+    apart = apart.minimum((6 - apart).abs())  # the shorter way round
+    return low + chroma * (2 - apart).clamp(0, 1)
 
 
 class Augmented(Dataset):
@@ -95,18 +179,19 @@ class Augmented(Dataset):
     ):
         """`name` tells data sets apart that are used side by side, so that each draws its own."""
         self.images, self.seed, self.name, self.epoch = images, seed, name, 0
-        self.pipeline = augmentation.pipeline(tuple(images.load(0)[0].shape[1:]))
+        self.augmentation = augmentation
+        images.prepare()
+        self.crop = augmentation.crop_within(tuple(images.load(0)[1].shape))
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> tuple[Tensor, Tensor]:
-        with torch.random.fork_rng(devices=[]):  # torchvision draws from the global generator
-            torch.default_generator.manual_seed(
-                derive_seed(self.seed, "augmentation", self.name, self.epoch, index)
-            )
-            image, labels = self.pipeline(*self.images.load(index))
-        return image.as_subclass(Tensor), labels.as_subclass(Tensor).long()  # (3, H, W), (H, W)
+        generator = torch.Generator().manual_seed(
+            derive_seed(self.seed, "augmentation", self.name, self.epoch, index)
+        )
+        image, labels = self.images.load(index)
+        return self.augmentation.apply(image, labels, self.crop, generator)
 
 
 def derive_seed(seed: int, *purpose: str | int) -> int:

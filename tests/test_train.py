@@ -541,6 +541,7 @@ def test_in_stage_t3_images_of_both_earlier_stages_are_remembered(scenes, tiny, 
         scenes.split.stage("T3"),
         make_network(11),
         replace(tiny, batch=1),
+        seed=1,  # with 0, both crops of T1 happen to show void alone
         memory=parts,
         new_teacher=make_network(8),
     )

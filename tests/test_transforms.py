@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 from torch.utils.data import DataLoader
-from torchvision import tv_tensors
+from torchvision.transforms import InterpolationMode
+from torchvision.transforms.v2 import functional as plainly
 
 from cilkit.classes import VOID
 from cilkit.config import PRESETS
-from cilkit.transforms import Augmentation, Augmented, RandomRescale, derive_seed
+from cilkit.transforms import Augmentation, Augmented, derive_seed, sample, turn_hue
 
 STILL = Augmentation(
     rotation=0, rescale=(1, 1), crop=(64, 128), brightness=0, contrast=0, saturation=0, hue=0
@@ -24,10 +25,13 @@ class Scenes:
     def __len__(self) -> int:
         return self.length
 
-    def load(self, index: int) -> tuple[tv_tensors.Image, tv_tensors.Mask]:
+    def prepare(self) -> None:
+        """There is nothing to decode."""
+
+    def load(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         if index >= self.length:
             raise IndexError(index)  # where a for loop stops
-        return tv_tensors.Image(self.image), tv_tensors.Mask(self.labels)
+        return self.image, self.labels
 
 
 @pytest.fixture
@@ -162,18 +166,16 @@ def test_derived_seeds_differ_by_seed_and_purpose_and_fit_a_generator():
 # rescaling, crop, rotation
 
 
-@pytest.mark.parametrize(
-    ("divides", "low", "high"),
-    [(False, (64, 128), (96, 192)), (True, (43, 85), (64, 128))],  # 64 / 1.5 = 42.7, 128 / 1.5
-)
-def test_rescaling_draws_from_its_whole_range(blocks, divides, low, high):
-    rescale = RandomRescale((1.0, 1.5), divides)
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        sizes = [tuple(rescale(blocks.load(0)[1]).shape) for _ in range(200)]
-    assert min(sizes) >= low and max(sizes) <= high
-    assert min(sizes)[0] <= low[0] + 1 and max(sizes)[0] >= high[0] - 1
-    assert all(abs(2 * h - w) <= 1 for h, w in sizes)  # the shape stays, but for the rounding
+@pytest.mark.parametrize(("divides", "low", "high"), [(False, 1, 1.5), (True, 1 / 1.5, 1)])
+def test_rescaling_draws_from_its_whole_range(divides, low, high):
+    columns = torch.arange(128, dtype=torch.uint8).expand(64, 128).contiguous()
+    rows = torch.arange(64, dtype=torch.uint8)[:, None].expand(64, 128).contiguous()
+    rescale = replace(STILL, rescale=(1.0, 1.5), rescale_divides=divides, crop=(40, 80))
+    for lines, axis in ((columns, 1), (rows, 0)):
+        items = Augmented(Scenes(lines.expand(3, 64, 128), lines, 200), rescale, seed=0)
+        steps = [labels.float().diff(dim=axis).mean().item() for _, labels in items]
+        factors = [1 / step for step in steps]
+        assert low - 0.06 < min(factors) < low + 0.06 and high - 0.06 < max(factors) < high + 0.06
 
 
 def test_the_paper_enlarges_where_the_released_code_shrinks():
@@ -233,7 +235,7 @@ def test_rotation_leaves_void_in_the_corners_and_nowhere_else():
         corners = nothing[[0, 0, -1, -1], [0, -1, 0, -1]]
         assert corners.all() or not corners.any()
         turned += corners.all().item()
-        assert image[:, inside(labels)].eq(1).all()  # where a label is, there is the image
+        assert image[:, inside(labels)].gt(1 - 1e-6).all()  # where a label is, there is the image
         black += (deep := nothing & inside(nothing.long())).sum().item()
         assert image[:, deep].eq(0).all()  # and where nothing is, it is black
     assert turned > 20 and black > 1000
@@ -245,6 +247,71 @@ def test_rotation_goes_both_ways_up_to_its_angle():
     # across 100 columns a line rises by 100 tan(2 deg) = 3.5 rows at most
     rise = [(labels[32, 114] - labels[32, 14]).item() for _, labels in items]
     assert {min(rise), max(rise)} <= {-4, -3, 3, 4}
+
+
+# one interpolation, at the points of the crop
+
+
+@pytest.mark.parametrize("divides", [False, True])
+def test_a_crop_shows_the_place_that_its_map_says(divides):
+    """In an image that holds its own coordinates, each pixel tells where it is from."""
+    y, x = torch.meshgrid(torch.arange(64.0), torch.arange(128.0), indexing="ij")
+    coordinates = torch.stack([2 * x, 4 * y, 0 * x]).to(torch.uint8)
+    augmentation = replace(STILL, rotation=20, flip=0.5, rescale=(1, 2), rescale_divides=divides)
+    generator = torch.Generator().manual_seed(0)
+    seen = 0
+    for _ in range(20):
+        draws = torch.rand(5, generator=generator).tolist()
+        place = augmentation._place((64, 128), (24, 48), *draws)
+        image, labels = sample(coordinates, (2 * x).to(torch.uint8), (24, 48), place)
+        down, right = torch.meshgrid(
+            torch.arange(24) - 11.5, torch.arange(48) - 23.5, indexing="ij"
+        )
+        points = torch.stack([right, down, torch.ones_like(right)], dim=-1) @ place.T  # (24, 48, 2)
+        points += torch.tensor([64.0, 32.0]) - 0.5  # now in indices of pixels
+        whole = ((points > 2) & (points < torch.tensor([125.0, 61.0]))).all(dim=-1)
+        seen += whole.sum().item()
+        assert torch.allclose(image[0][whole] * 255 / 2, points[..., 0][whole], atol=1e-3)
+        assert torch.allclose(image[1][whole] * 255 / 4, points[..., 1][whole], atol=1e-3)
+        near = (labels / 2 - points[..., 0])[whole]
+        assert near.abs().max() < 0.5 + 1e-3
+        outside = ((points < -0.5) | (points > torch.tensor([127.5, 63.5]))).any(dim=-1)
+        assert labels[outside].eq(VOID).all() and image[:, outside].eq(0).all()
+        assert labels[~outside].ne(VOID).all()
+    assert seen > 10000
+
+
+def noise(*shape: int) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    return torch.randint(256, shape, generator=generator, dtype=torch.uint8)
+
+
+def test_enlarging_alone_is_torchvisions_bilinear_resize():
+    image = noise(3, 16, 32)
+    place = torch.tensor([[2 / 3, 0, 0], [0, 2 / 3, 0]])
+    got, _ = sample(image, image[0], (24, 48), place)
+    assert torch.allclose(got, plainly.resize(image.float() / 255, [24, 48]), atol=1e-5)
+
+
+def test_turning_alone_is_torchvisions_rotation():
+    image, still = noise(3, 32, 64), replace(STILL, rotation=10)
+    place = still._place((32, 64), (32, 64), 1.0, 1.0, 0.0, 0.0, 0.0)
+    got, labels = sample(image, image[0], (32, 64), place)
+    wanted = plainly.rotate(image.float() / 255, 10, InterpolationMode.BILINEAR)
+    whole = plainly.rotate(torch.ones(1, 32, 64), 10, InterpolationMode.BILINEAR)[0] > 0.999
+    assert whole.float().mean() > 0.7
+    assert torch.allclose(got[:, whole], wanted[:, whole], atol=1e-4)
+    nearest = plainly.rotate(image[:1], 10)[0].long()
+    assert labels[whole].eq(nearest[whole]).float().mean() > 0.999  # but for halves of a pixel
+
+
+def test_an_image_made_smaller_is_averaged_and_does_not_flicker():
+    stripes = (torch.arange(120) % 2 * 255).to(torch.uint8).expand(3, 60, 120).contiguous()
+    place = torch.tensor([[1.5, 0, 0], [0, 1.5, 0]])
+    got, _ = sample(stripes, stripes[0], (40, 80), place)
+    one_point_each = plainly.resize(stripes.float() / 255, [40, 80], antialias=False)
+    assert one_point_each.std() > 0.24
+    assert got[:, :, 1:-1].std() < 0.13  # nearer to grey
 
 
 # jitter
@@ -285,6 +352,15 @@ def test_hue_turns_by_a_tenth_of_the_circle_at_most():
     assert -0.102 <= min(got) < -0.07 and 0.07 < max(got) <= 0.102
 
 
+@pytest.mark.parametrize("turn", [-0.5, -0.1, 0.0, 0.03, 0.1, 0.5])
+def test_turning_hues_is_torchvisions_hue_adjustment(turn):
+    levels = torch.linspace(0, 1, 9)
+    image = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 27, 27)  # greys and ties too
+    got = turn_hue(image, turn)
+    assert torch.allclose(got, plainly.adjust_hue(image, turn), atol=2e-6)
+    assert got.min() >= 0 and got.max() <= 1
+
+
 def test_jitter_changes_no_label_and_no_place(blocks):
     jitter = replace(STILL, brightness=0.2, contrast=0.2, saturation=0.2, hue=0.1)
     for image, labels in Augmented(blocks, jitter, seed=0):
@@ -311,7 +387,17 @@ def test_impossible_settings_are_refused_with_what_was_wanted(wrong, message):
         Augmentation(**wrong)
 
 
-@pytest.mark.parametrize("wrong", [{"rotation": -2}, {"flip": 1.5}, {"hue": 0.7}])
-def test_settings_torchvision_cannot_do_are_refused_before_training(blocks, wrong):
-    with pytest.raises(ValueError):
-        Augmented(blocks, Augmentation(**wrong), seed=0)
+@pytest.mark.parametrize(
+    ("wrong", "message"),
+    [
+        ({"rotation": -2}, "rotation is -2; wanted 0 to 180"),
+        ({"flip": 1.5}, "flip is 1.5; wanted 0 to 1"),
+        ({"brightness": -0.1}, "brightness is -0.1; wanted 0 to 1"),
+        ({"contrast": 1.1}, "contrast is 1.1; wanted 0 to 1"),
+        ({"saturation": float("nan")}, "saturation is nan; wanted 0 to 1"),
+        ({"hue": 0.7}, "hue is 0.7; wanted 0 to 0.5"),
+    ],
+)
+def test_settings_beyond_their_range_are_refused(wrong, message):
+    with pytest.raises(ValueError, match=message):
+        Augmentation(**wrong)
