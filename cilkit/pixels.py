@@ -1,7 +1,7 @@
 """What a teacher says at each pixel of a test set, and what a method asks of one pixel."""
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 import pandas as pd
@@ -17,24 +17,35 @@ from cilkit.evaluation import predict
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
 
+GRID = 64 * 128  # pixels that stand for an image where a set of images is averaged
+
 
 class Answers:
     """The logits of a network for the images of a data set, each computed once and kept.
 
-    `answers[index]` is (S, H, W). The last `keep` images stay in memory.
+    `answers[index]` is (S, H, W). The last `keep` images stay in memory. Raises IndexError for an
+    image that is not there, ValueError for scores that are no numbers.
     """
 
     def __init__(
         self, network: ERFNet, images: LabelledImages, config: TrainConfig, keep: int = 64
     ):
         self.images = images
-        self._of = lru_cache(keep)(lambda i: predict(network, images[i][0][None], config)[0])
+        self.network, self.config = network, config
+        self._of = lru_cache(keep)(self._ask)
 
     def __len__(self) -> int:
         return len(self.images)
 
     def __getitem__(self, index: int) -> Tensor:
-        logits = self._of(index)
+        if not 0 <= index < len(self):
+            raise IndexError(
+                f"image {index} of {len(self)}; wanted a number from 0 to {len(self) - 1}"
+            )
+        return self._of(index)
+
+    def _ask(self, index: int) -> Tensor:
+        logits = predict(self.network, self.images[index][0][None], self.config)[0]
         if not logits.isfinite().all():
             raise ValueError(
                 f"the network gives NaN or infinite scores for image {index}; its training went "
@@ -54,11 +65,11 @@ def weights(logits: Tensor, temperature: float = 1.0, strength: float = 1.0) -> 
 
 
 def class_entropy(
-    answers: Answers, split: Split, temperatures: Sequence[float], most: int = 60, stride: int = 2
+    answers: Answers, split: Split, temperatures: Sequence[float], most: int = 60
 ) -> pd.DataFrame:
     """Mean entropy of a teacher in bits by class of the label: a row for each temperature.
 
-    Counted on at most `most` images, evenly spread, at every `stride`-th pixel in both directions.
+    Counted on at most `most` images, evenly spread, and in each on a grid of about `GRID` pixels.
     A class that does not occur is NaN. From here, mean alpha is 1 + strength * entropy.
     """
     sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
@@ -66,7 +77,9 @@ def class_entropy(
     for index in tqdm(
         spread(len(answers), most), desc="entropy", unit="image", leave=False, mininterval=1
     ):
-        labels = answers.images[index][1][::stride, ::stride].reshape(-1)  # (P,)
+        labels = answers.images[index][1]  # (H, W)
+        stride = max(1, round((labels.numel() / GRID) ** 0.5))
+        labels = labels[::stride, ::stride].reshape(-1)  # (P,)
         logits = answers[index][:, ::stride, ::stride]  # (S, h, w)
         counts += torch.bincount(labels, minlength=256)
         for row, temperature in enumerate(temperatures):
@@ -82,10 +95,12 @@ class Pixel:
 
     terms   name -> the term's value with this pixel alone, in nats; 0 where it is not used
     push    (S,)  minus the gradient of their sum: up for a channel that shall rise
+    voice   mu * alpha of eq. (7): 0 where the teacher is silent, 1 where it speaks unweighted
     """
 
     terms: dict[str, float]
     push: Tensor
+    voice: float
 
 
 def ask(method: Method, step: Step, row: int, column: int) -> Pixel:
@@ -109,7 +124,26 @@ def ask(method: Method, step: Step, row: int, column: int) -> Pixel:
     )
     terms = method.loss(alone)
     sum(terms.values()).backward()
-    return Pixel({name: term.item() for name, term in terms.items()}, -logits.grad[0, :, 0, 0])
+    values = {name: term.item() for name, term in terms.items()}
+    return Pixel(values, -logits.grad[0, :, 0, 0], _voice(method, alone))
+
+
+def _voice(method: Method, alone: Step) -> float:
+    """mu * alpha at the only pixel of a step, found by asking a student that knows nothing.
+
+    Such a student pays the same for whatever a teacher says, times mu * alpha. For a sure teacher
+    alpha is 1, and for one that says nothing there is no price.
+    """
+    if alone.teacher is None:
+        return 0.0
+    nothing = torch.zeros_like(alone.teacher)
+    sure = nothing.index_fill(1, torch.tensor(0), 1)
+    blank = torch.zeros_like(alone.logits)
+    free, price, asked = (
+        sum(method.loss(replace(alone, logits=blank, teacher=y)).values()).item()
+        for y in (nothing, sure, alone.teacher)
+    )
+    return 0.0 if price == free else (asked - free) / (price - free)
 
 
 def what_the_label_says(label: int, split: Split) -> str:

@@ -23,6 +23,7 @@ from cilkit.runs import score_columns
 from cilkit.tables import TASK_TITLES
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
+WEIGHTS = ("1", "2", "4", "8+")  # ticks of the one scale of alpha, in powers of 2
 # left, bottom, width and height of four pictures, in parts of the figure
 _CORNERS = [(x, y, 0.33, 0.41) for y in (0.53, 0.07) for x in (0.01, 0.35)]
 
@@ -280,48 +281,46 @@ def entropy_weights(
     labels: Tensor,
     prediction: Tensor,
     alpha: Tensor,
-    top: float,
     split: Split,
     over_set: pd.Series,
     focus: str | None = None,
     opacity: float = 0.7,
+    figure: Figure | None = None,
 ) -> Figure:
     """Image, labels, the teacher's prediction and its weights alpha, eq. (10), in all and by class.
 
-    image (3, H, W) in [0, 1]; labels, prediction (H, W) channels; alpha (H, W), shown from 1 to
-    `top` (at least 2); over_set: class -> mean alpha over a set of images, the bars; a dot is the
-    mean over this image. `opacity` is that of labels, prediction and weights over the grey image;
-    pixels not labelled as `focus` are dimmed. Bars carry the colours of the classes.
+    image (3, H, W) in [0, 1]; labels, prediction (H, W) channels; alpha (H, W); over_set: class ->
+    mean alpha over a set of images, the bars; a dot is the mean over this image. `opacity` is that
+    of labels, prediction and weights over the grey image; pixels not labelled as `focus` are
+    dimmed. Bars carry the colours of the classes. Colours and bars have one scale of alpha, the
+    same in every figure: 1 to 8, equal steps for equal factors; what is more is shown as 8.
+
+    `figure` is one that this function returned before; it is drawn on again, which is faster.
     """
-    grey = image.mean(dim=0).clamp(0, 1).numpy()[..., None].repeat(3, axis=2)  # (H, W, 3)
-    dim = np.ones(labels.shape)
+    scale_place, bars_place = (0.37, 0.05, 0.29, 0.025), (0.8, 0.12, 0.18, 0.8)
+    fig = _sheet(figure, 4.6, [*_CORNERS, scale_place, bars_place])
+    *panels, scale, bars = fig.axes
+    size, here = labels.shape, _means(alpha, labels)
+    image, labels, prediction, alpha = map(_thinned, (image, labels, prediction, alpha))
+    grey = image.mean(dim=0).clamp(0, 1).numpy()[..., None]  # (h, w, 1)
+    dim = np.float32(1)
     if focus is not None:
-        dim = 0.25 + 0.75 * _labelled(labels, focus, split).numpy()
-    top = max(top, 2.0)  # a scale for strength 0, too
-    values = ((alpha - 1) / (top - 1)).clamp(0, 1).numpy()
+        dim = np.where(_labelled(labels, focus, split), 1, np.float32(0.25))[..., None]
     pictures = {
         "image": _picture(image),
-        "labels": _over(grey, label_picture(labels, split) / 255, opacity),
-        "teacher": _over(grey, label_picture(prediction, split) / 255, opacity),
-        "weight alpha": _over(grey, plt.get_cmap("viridis")(values)[..., :3], opacity),
+        "labels": _over(grey, _rgb(label_picture(labels, split)), opacity),
+        "teacher": _over(grey, _rgb(label_picture(prediction, split)), opacity),
+        "weight alpha": _over(grey, _weight_colours(alpha.log2().numpy()), opacity),
     }
-    fig = Figure(figsize=(WIDTH, 4.6))
-    for (title, picture), corner in zip(pictures.items(), _CORNERS, strict=True):
-        ax = fig.add_axes(corner)
-        _show(ax, picture * dim[..., None], title)
-        ax.set(xticks=[], yticks=[])
-    scale = plt.cm.ScalarMappable(plt.Normalize(1, top), "viridis")
-    fig.colorbar(scale, cax=fig.add_axes((0.37, 0.05, 0.29, 0.025)), orientation="horizontal")
-    ax = fig.add_axes((0.8, 0.12, 0.18, 0.8))
-    shown = over_set.dropna().sort_values()
-    colours = [split.palette()[split.channel(name)] / 255 for name in shown.index]
-    ax.barh(range(len(shown)), shown - 1, left=1, color=colours, edgecolor="0.5", linewidth=0.5)
-    here = [alpha[_labelled(labels, name, split)].mean() for name in shown.index]  # NaN: not here
-    ax.scatter(here, range(len(shown)), color="black", s=14, zorder=3)
-    ax.set_yticks(range(len(shown)), shown.index, fontsize=8)
-    ax.set(xlim=(1, top), ylim=(-0.6, len(shown) - 0.4))
-    ax.set_title("mean alpha by class\nbar: the set, dot: this image", fontsize=9)
-    sns.despine(ax=ax)
+    for ax, (title, picture) in zip(panels, pictures.items(), strict=True):
+        _show(ax, picture * dim, title, size)
+        ax.axis("off")
+    ramp = _weight_colours(np.linspace(0, len(WEIGHTS) - 1, 256))[None]  # (1, 256, 3)
+    scale.imshow(ramp, aspect="auto", extent=(0, len(WEIGHTS) - 1, 0, 1))
+    scale.set(yticks=[])
+    _bars_by_class(bars, over_set, here, split)
+    for ax in (scale, bars):
+        ax.set_xticks(range(len(WEIGHTS)), WEIGHTS)
     return fig
 
 
@@ -335,52 +334,58 @@ def pixel(
     column: int,
     terms: Mapping[str, float],
     push: Tensor,
+    figure: Figure | None = None,
 ) -> Figure:
     """One pixel under the lens: who says what about it, and where a loss pushes each channel.
 
     image (3, H, W) in [0, 1]; labels (H, W) as the method may see them; teacher_y (O, H, W)
     probabilities; logits (S, H, W) of the student; terms: name -> value at the pixel in nats;
-    push (S,): minus the gradient. A cross marks the pixel in every picture.
+    push (S,): minus the gradient. A cross marks the pixel in every picture. The scales of push and
+    terms reach at least 1 and 4, and further only for what is larger.
+
+    `figure` is one that this function returned before; it is drawn on again, which is faster.
     """
-    fig = Figure(figsize=(WIDTH, 4.4))
+    places = [(0.01 + 0.2475 * i, 0.61, 0.2375, 0.33) for i in range(4)]
+    places += [(x, 0.2, width, 0.36) for x, width in ((0.06, 0.38), (0.52, 0.3), (0.9, 0.09))]
+    fig = _sheet(figure, 4.4, places)
+    *panels, says, pushed, values = fig.axes
     pictures = {
-        "image": _picture(image),
-        "labels it may see": label_picture(labels, split),
-        "teacher": label_picture(teacher_y.argmax(dim=0), split),
-        "student": label_picture(logits.argmax(dim=0), split),
+        "image": _picture(_thinned(image)),
+        "labels it may see": label_picture(_thinned(labels), split),
+        "teacher": label_picture(_thinned(teacher_y).argmax(dim=0), split),
+        "student": label_picture(_thinned(logits).argmax(dim=0), split),
     }
-    for i, (title, picture) in enumerate(pictures.items()):
-        ax = fig.add_axes((0.01 + 0.2475 * i, 0.61, 0.2375, 0.33))
-        _show(ax, picture, title)
-        ax.set(xticks=[], yticks=[])
+    for ax, (title, picture) in zip(panels, pictures.items(), strict=True):
+        _show(ax, picture, title, labels.shape)
+        ax.axis("off")
         for colour, size in (("black", 13), ("white", 10)):
             ax.plot(column, row, "+", color=colour, markersize=size, markeredgewidth=size / 5)
-    names = split.names()[: len(push)]
-    student_y = logits.softmax(dim=0)[:, row, column]  # (S,)
     teacher_here = torch.zeros(len(push))
     teacher_here[: len(teacher_y)] = teacher_y[:, row, column]
+    student_here = logits[:, row, column].softmax(dim=0)  # (S,)
     blue, orange, green = sns.color_palette("colorblind", 3)
     where = np.arange(len(push))
-    ax = fig.add_axes((0.06, 0.2, 0.38, 0.36))
-    ax.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
-    ax.bar(where + 0.2, student_y.tolist(), 0.4, color=orange, label="student")
-    ax.set(ylim=(0, 1.05), ylabel="probability")
-    ax.legend(fontsize=8, frameon=False, ncols=2)
-    push_ax = fig.add_axes((0.52, 0.2, 0.3, 0.36))
-    push_ax.bar(
-        where, push.tolist(), color=[green if value > 0 else "0.5" for value in push.tolist()]
-    )
-    push_ax.axhline(0, color="0.4", linewidth=0.8)
-    push_ax.set(ylabel="push on the logit")
-    for axis in (ax, push_ax):
-        axis.set_xticks(where, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
-        axis.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
-        sns.despine(ax=axis)
-    terms_ax = fig.add_axes((0.9, 0.2, 0.09, 0.36))
-    terms_ax.bar(range(len(terms)), terms.values(), color="0.4")
-    terms_ax.set_xticks(range(len(terms)), terms, rotation=60, ha="right", fontsize=8)
-    terms_ax.set(ylabel="term [nats]")
-    sns.despine(ax=terms_ax)
+    says.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
+    says.bar(where + 0.2, student_here.tolist(), 0.4, color=orange, label="student")
+    says.set_ylim(0, 1.05)
+    says.legend(fontsize=8, frameon=False, ncols=2)
+    colours = [green if value > 0 else "0.5" for value in push.tolist()]
+    pushed.bar(where, push.tolist(), color=colours)
+    pushed.axhline(0, color="0.4", linewidth=0.8)
+    most = 1.05 * max(1, push.abs().max().item())
+    pushed.set_ylim(-most, most)
+    names = split.names()[: len(push)]
+    for ax in (says, pushed):
+        ax.set_xticks(where, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+        ax.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
+        ax.set_xlim(-0.8, len(push) - 0.2)
+    values.bar(range(len(terms)), terms.values(), color="0.4")
+    values.set_xticks(range(len(terms)), terms, rotation=60, ha="right", fontsize=8)
+    values.set_ylim(0, 1.05 * max(4, *terms.values()))
+    values.set_xlim(-0.6, len(terms) - 0.4)
+    titles = ("probability", "push on the logits", "terms [nats]")
+    for ax, title in zip((says, pushed, values), titles, strict=True):
+        ax.set_title(title, fontsize=10)
     return fig
 
 
@@ -454,8 +459,41 @@ def _panels(
     return fig, axes
 
 
-def _show(ax: Axes, picture: np.ndarray, title: str = "") -> None:
-    ax.imshow(picture, cmap="gray", interpolation="nearest")
+def _sheet(
+    figure: Figure | None, height: float, places: Sequence[tuple[float, float, float, float]]
+) -> Figure:
+    """A figure of empty axes at `places`: a new one, or an old one rid of what was drawn on it.
+
+    To make axes with their ticks takes as long as to draw on them.
+    """
+    if figure is None:
+        figure = Figure(figsize=(WIDTH, height))
+        for place in places:
+            ax = figure.add_axes(place)
+            ax.set_title("", y=1)  # it stays there, and so do labels: no text is measured for them
+            ax.xaxis.set_label_coords(0.5, 0)
+            ax.yaxis.set_label_coords(0, 0.5)
+            sns.despine(ax=ax)
+    for ax in figure.axes:
+        for artist in [*ax.containers, *ax.collections, *ax.images, *ax.lines]:
+            artist.remove()
+        ax.relim()
+    return figure
+
+
+def _thinned(x: Tensor) -> Tensor:
+    """A map (..., H, W) with about as many pixels as a panel of a figure can show."""
+    step = max(1, x.shape[-1] // 512)
+    return x[..., ::step, ::step]
+
+
+def _show(
+    ax: Axes, picture: np.ndarray, title: str = "", size: tuple[int, int] | None = None
+) -> None:
+    """Show a picture in an axes that counts pixels, those of `size` if it was thinned out."""
+    height, width = size or picture.shape[:2]
+    place = (-0.5, width - 0.5, height - 0.5, -0.5)
+    ax.imshow(picture, cmap="gray", interpolation="nearest", extent=place)
     if title:
         ax.set_title(title, fontsize=10)
 
@@ -535,6 +573,35 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
     sns.despine(ax=ax)
     plt.close(fig)
     return fig
+
+
+def _bars_by_class(ax: Axes, over_set: pd.Series, here: Tensor, split: Split) -> None:
+    """Mean alpha by class: bars over a set, sorted, and dots `here` (256,), in powers of 2."""
+    shown = over_set.dropna().sort_values()
+    channels = [split.channel(name) for name in shown.index]
+    rows, colours = range(len(shown)), split.palette()[channels] / 255
+    ax.barh(rows, np.log2(shown), color=colours, edgecolor="0.5", linewidth=0.5)
+    ax.scatter(
+        here[channels].log2().clamp(max=len(WEIGHTS) - 1), rows, color="black", s=14, zorder=3
+    )
+    ax.set_yticks(rows, shown.index, fontsize=8)
+    ax.set(xlim=(0, len(WEIGHTS) - 1), ylim=(-0.6, len(shown) - 0.4))
+    ax.set_title("mean alpha by class\nbar: the set, dot: this image", fontsize=9)
+
+
+def _means(values: Tensor, labels: Tensor) -> Tensor:
+    """Mean of a map (H, W) by label, (256,); NaN for a label that does not occur."""
+    sums = torch.bincount(labels.flatten(), values.flatten().double(), 256)
+    return sums / torch.bincount(labels.flatten(), minlength=256)
+
+
+def _weight_colours(powers: np.ndarray) -> np.ndarray:
+    """The colour of weights 2**powers (...), on the one scale for them, (..., 3)."""
+    return plt.get_cmap("viridis")(powers / (len(WEIGHTS) - 1))[..., :3].astype(np.float32)
+
+
+def _rgb(picture: np.ndarray) -> np.ndarray:
+    return picture / np.float32(255)
 
 
 def _labelled(labels: Tensor, name: str, split: Split) -> Tensor:

@@ -4,11 +4,11 @@ Each is a widget: the last line of a cell shows it. An error is shown in the wid
 page without a kernel shows the picture as it was.
 """
 
-import math
 import os
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from html import escape
 from io import BytesIO
 
@@ -17,11 +17,14 @@ from ipyevents import Event
 from IPython.display import DisplayHandle, display
 from ipywidgets import HTML, Box, Dropdown, FloatSlider, Image, IntSlider, Layout, ValueWidget, VBox
 from matplotlib.figure import Figure
+from torch import Tensor
+from traitlets import Unicode
 
 from cilkit import plots
 from cilkit.classes import VOID, Stage, belongs
+from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Method, Step
-from cilkit.pixels import Answers, ask, class_entropy, weights, what_the_label_says
+from cilkit.pixels import Answers, Pixel, ask, class_entropy, weights, what_the_label_says
 from cilkit.runs import NEW_TEACHER, NOTEBOOKS, Run, score_columns
 from cilkit.study import Study
 from cilkit.tables import TASK_TITLES
@@ -29,11 +32,18 @@ from cilkit.tables import TASK_TITLES
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 
 
+class _Picture(Image):
+    """An image with a tooltip, which is the name that a screen reader gives it."""
+
+    description = Unicode("").tag(sync=True)  # the front end sets no tooltip unless this is empty
+
+
 class Explorer(VBox):
     """Controls, a line of text and a picture that answers to them.
 
-    draw(**values) gets the value of each control by name and returns a figure and a sentence
-    that says in words what the figure shows. Whatever goes wrong in it is shown in the widget.
+    draw(figure, **values) gets the figure of its last answer, to draw on again (None at first), and
+    the value of each control by name; it returns a figure and a sentence that says in words what
+    the figure shows. Whatever goes wrong in it is shown in the widget, in place of the picture.
     """
 
     def __init__(
@@ -44,7 +54,7 @@ class Explorer(VBox):
     ):
         """If `clickable`, a click on a picture sets the sliders "row" and "column"."""
         self.draw, self.controls, self.figure = draw, dict(controls), None
-        self.picture = Image(format="png", layout=Layout(max_width="100%"))
+        self.picture = _Picture(format="png", layout=Layout(max_width="100%"))
         self.text = HTML()
         for part, name in ((self.picture, "picture"), (self.text, "text")):
             part.add_class(f"cilkit-{name}")
@@ -89,16 +99,25 @@ class Explorer(VBox):
     def _update(self, change: dict | None = None) -> None:
         try:
             values = {name: control.value for name, control in self.controls.items()}
-            self.figure, sentence = self.draw(**values)
-            self.picture.value = _png(self.figure)
-            self.text.value = escape(sentence)
+            self.figure, sentence = self.draw(self.figure, **values)
+            self._show(sentence, _png(self.figure))
         except Exception as error:  # a callback has nobody else to tell
-            self.text.value = f"<b>{type(error).__name__}: {escape(str(error))}</b>"
+            self.figure = None
+            self._show(f"{type(error).__name__}: {error}")
 
-    def _repr_mimebundle_(self, **kwargs: object) -> dict:
-        bundle = super()._repr_mimebundle_(**kwargs)
-        picture = b64encode(self.picture.value).decode()
-        return {**bundle, "image/png": picture} if picture else bundle
+    def _show(self, sentence: str, picture: bytes = b"") -> None:
+        """A picture and its sentence; without a picture the sentence is an error."""
+        self.sentence, tag, role = sentence, *(("span", "status") if picture else ("b", "alert"))
+        self.text.value = f'<{tag} role="{role}">{escape(sentence)}</{tag}>'
+        self.picture.tooltip, self.picture.value = sentence, picture
+        self.picture.layout.display = None if picture else "none"
+
+    def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
+        """For a page without a kernel, the sentence and the picture, with the sentence as "alt"."""
+        bundle = super()._repr_mimebundle_(**kwargs) | {"text/plain": self.sentence}
+        if picture := b64encode(self.picture.value).decode():
+            bundle["image/png"] = picture
+        return bundle, {"image/png": {"alt": self.sentence}} if picture else {}
 
 
 def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
@@ -108,25 +127,29 @@ def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
     """
     split, last = study.split, study.split.stages[-1]
     images = study.data.test_set(last.name, study.config.height, native_labels=False)
-    answers: dict[str, Answers] = {}
-    entropies: dict[str, object] = {}
 
-    def draw(teacher, image, temperature, strength, focus, opacity):
-        if teacher not in answers:
-            network = teachers[teacher].network()
-            following(study, network.num_classes)
-            answers[teacher] = Answers(network, images, study.config)
-            entropies[teacher] = class_entropy(answers[teacher], split, TEMPERATURES)
-        logits = answers[teacher][image]
+    @cache
+    def asked(title: str) -> tuple[Answers, pd.DataFrame]:
+        network = teachers[title].network()
+        following(study, network.num_classes)
+        answers = Answers(network, images, study.config)
+        return answers, class_entropy(answers, split, TEMPERATURES)
+
+    def draw(figure, teacher, image, temperature, strength, focus, opacity):
+        answers, entropies = asked(teacher)
+        logits = answers[image]
         pixels, labels = images[image]
-        over_set = 1 + strength * entropies[teacher].loc[round(temperature, 1)]
+        over_set = 1 + strength * entropies.loc[round(temperature, 1)]
         alpha = weights(logits, temperature, strength)  # (H, W)
-        top = 1 + strength * math.log2(len(logits))  # of a teacher without any idea
         prediction = logits.argmax(dim=0)
         figure = plots.entropy_weights(
-            pixels, labels, prediction, alpha, top, split, over_set, focus or None, opacity
+            pixels, labels, prediction, alpha, split, over_set, focus or None, opacity, figure
         )
-        sentence = f"Mean weight {alpha.mean():.2f}."
+        known = over_set.dropna()
+        sentence = (
+            f"Mean weight {alpha.mean():.2f}. By class, over the set, it goes from "
+            f"{known.min():.2f} ({known.idxmin()}) to {known.max():.2f} ({known.idxmax()})."
+        )
         if focus and not (labels == split.channel(focus)).any():
             sentence = f"This image shows no {focus}. {sentence}"
         if (stage := following(study, len(logits))) is not None:
@@ -174,43 +197,49 @@ def pixel_explorer(
     """
     at, split, height = study.stage(stage), study.split, study.config.height
     views = {kind: study.data.stage(stage, kind, height) for kind in ("new", "all")}
-    networks = {
-        name: Answers(run.network(), views["new"], study.config) for name, run in students.items()
-    }
-    of_teacher = Answers(teacher.network(), views["new"], study.config)
-    second: list[Answers] = []
 
-    def new_teacher() -> Answers:
-        if not second:
-            if not study.exists(stage, NEW_TEACHER):
-                raise ValueError(
-                    f"this method has a second teacher, which is not there yet; run "
-                    f"{NOTEBOOKS[NEW_TEACHER]}.ipynb, or study.new_teacher({stage!r})"
-                )
-            network = study.new_teacher(stage).network()
-            second.append(Answers(network, views["new"], study.config))
-        return second[0]
+    def answers(run: Run, classes: int) -> Answers:
+        network = run.network()
+        if network.num_classes != classes:
+            raise ValueError(
+                f"{run.folder.name} knows {network.num_classes} classes, but here {stage} of "
+                f"{study.data.name} wants {classes}; students are runs of {stage} in this study, "
+                "the teacher is the run before them"
+            )
+        return Answers(network, views["new"], study.config)
 
-    def draw(image, method, student, row, column):
+    of_student = cache(lambda title: answers(students[title], at.seen.stop))
+    of_teacher = cache(lambda: answers(teacher, at.old.stop))
+
+    @cache
+    def of_new_teacher() -> Answers:
+        if not study.exists(stage, NEW_TEACHER):
+            raise ValueError(
+                f"this method has a second teacher, which is not there yet; run "
+                f"{NOTEBOOKS[NEW_TEACHER]}.ipynb, or study.new_teacher({stage!r})"
+            )
+        return answers(study.new_teacher(stage), at.new.stop - at.new.start)
+
+    def draw(figure, image, method, student, row, column):
         chosen = methods[method]
-        pixels, labels = views[chosen.labels][image]
-        logits, teacher_y = networks[student][image], of_teacher[image].softmax(dim=0)
+        logits, teacher_y = of_student(student)[image], of_teacher()[image].softmax(dim=0)
         new_y = None
         if chosen.memory is not None:
-            new_y = new_teacher()[image].softmax(dim=0)[None]
+            new_y = of_new_teacher()[image].softmax(dim=0)[None]
+        pixels, labels = views[chosen.labels][image]
         step = Step(logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
         asked = ask(chosen, step, row, column)
         figure = plots.pixel(
-            pixels, labels, teacher_y, logits, split, row, column, asked.terms, asked.push
+            pixels, labels, teacher_y, logits, split, row, column, asked.terms, asked.push, figure
         )
-        label = int(labels[row, column])
-        alpha = weights(of_teacher[image][:, row : row + 1, column : column + 1]).item()
-        terms = ", ".join(f"{name} {value:.2f}" for name, value in asked.terms.items())
-        return figure, (
-            f"{chosen.name} at row {row}, column {column}: the label it may see is "
-            f"{what_the_label_says(label, split)}; the teacher's weight alpha, eq. (10), would be "
-            f"{alpha:.2f}; terms: {terms}."
-        )
+        known = views["all"][image][1][row, column]
+        label = f"labelled {what_the_label_says(int(known), split)}"
+        label += ", which it sees" if labels[row, column] == known else ", hidden from it"
+        if known == VOID:
+            label = f"no label of a class up to {stage}"
+        here = [y[:, row, column] for y in (teacher_y, logits.softmax(dim=0))]
+        words = _pixel_in_words(asked, *here, chosen.teacher, split.names())
+        return figure, f"{chosen.name} at row {row}, column {column}: {label}. {words}"
 
     h, w = views["new"][0][1].shape
     controls = {
@@ -223,12 +252,33 @@ def pixel_explorer(
     return Explorer(draw, controls, clickable=True)
 
 
+def _pixel_in_words(
+    asked: Pixel, teacher_y: Tensor, student_y: Tensor, has_teacher: bool, names: list[str]
+) -> str:
+    """What the figure of a pixel shows. teacher_y (O,), student_y (S,) probabilities."""
+    says = [f"{names[y.argmax()]} ({y.max():.2f})" for y in (teacher_y, student_y)]
+    alpha = entropy_weight(teacher_y[None, :, None, None]).item()
+    voice = "mu = 0, the teacher is silent"
+    if asked.voice > 0:
+        voice = f"mu = 1, the teacher speaks with weight {asked.voice:.2f}"
+    if not has_teacher:
+        voice = "this method has no teacher"
+    up, down = asked.push.argmax(), asked.push.argmin()
+    push = f"up most {names[up]} ({asked.push[up]:+.2f}), down most {names[down]}"
+    push = f"pushed {push} ({asked.push[down]:+.2f})" if asked.push.any() else "nothing is pushed"
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in asked.terms.items())
+    return (
+        f"The model before says {says[0]}, the student {says[1]}; {voice}, eq. (10) gives alpha = "
+        f"{alpha:.2f}. Terms: {terms}; {push}."
+    )
+
+
 def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Explorer:
     """The images of each stage with exactly the labels that a method sees there (Table I)."""
     stages = {stage.name: stage for stage in study.split.stages}
     most = max(len(study.data.images(stage)) for stage in stages.values())
 
-    def draw(stage, method, image):
+    def draw(_, stage, method, image):
         at, chosen = stages[stage], methods[method]
         images = study.data.stage(stage, chosen.labels, 256)
         index = min(image, len(images) - 1)
@@ -302,5 +352,5 @@ _SETTINGS = {"continuous_update": False, "style": {"description_width": "initial
 
 def _png(figure: Figure) -> bytes:
     buffer = BytesIO()
-    figure.savefig(buffer, format="png", dpi=figure.dpi)
+    figure.savefig(buffer, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
     return buffer.getvalue()

@@ -48,7 +48,7 @@ def test_a_hot_teacher_knows_nothing_and_a_cold_one_has_no_doubt():
 def test_class_entropy_is_the_mean_over_the_pixels_of_each_class(scenes, tiny, make_network):
     images = scenes.test_set("T3", height=16, native_labels=False)
     answers = Answers(make_network(5), images, tiny)
-    table = class_entropy(answers, scenes.split, [0.5, 1.0], stride=1)
+    table = class_entropy(answers, scenes.split, [0.5, 1.0])
     values: dict[int, list[float]] = {}
     for index in range(len(images)):
         bits = weights(answers[index], 0.5) - 1
@@ -94,6 +94,13 @@ def test_scores_that_are_no_numbers_are_named(scenes, tiny, make_network):
         answers[1]
 
 
+@pytest.mark.parametrize("index", [-1, 10**6])
+def test_an_image_that_is_not_there_is_refused(scenes, tiny, make_network, index):
+    answers = Answers(make_network(5), scenes.test_set("T1", height=16), tiny)
+    with pytest.raises(IndexError, match=f"image {index} of .* a number from 0 to"):
+        answers[index]
+
+
 # one pixel
 
 
@@ -113,6 +120,24 @@ def test_the_weights_of_cil_multiply_term_and_push(step):
     assert alpha > 1.5
     assert weighted.terms["mkd"] == pytest.approx(alpha * plain.terms["mkd"], rel=1e-6)
     assert weighted.push.tolist() == pytest.approx((alpha * plain.push).tolist(), rel=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "at_new", "at_void"),
+    [("FT", 0, 0), ("LWOF", 1, 1), ("Michieli", 0, 0), ("CIL (w/o weights)", 0, 1)],
+)
+def test_the_voice_of_the_teacher_is_the_mask(step, method, at_new, at_void):
+    assert ask(METHODS[method], step, 0, 0).voice == pytest.approx(at_new, abs=1e-5)
+    assert ask(METHODS[method], step, 0, 1).voice == pytest.approx(at_void, abs=1e-5)
+    assert ask(METHODS["FT"], replace(step, teacher=None), 0, 1).voice == 0
+
+
+def test_the_voice_of_the_teacher_is_the_mask_times_the_weight_whoever_the_student_is(step):
+    alpha = 1 - 0.75 * math.log2(0.75) - 0.25 * math.log2(0.25)
+    sure = replace(step, logits=torch.tensor([1e4, 0, 0, 0]).view(1, 4, 1, 1).expand(1, 4, 1, 2))
+    for asked in (step, sure):
+        assert ask(METHODS["CIL"], asked, 0, 1).voice == pytest.approx(alpha, rel=1e-5)
+        assert ask(METHODS["CIL"], asked, 0, 0).voice == 0
 
 
 def test_lwof_pushes_no_task_against_the_other(step):

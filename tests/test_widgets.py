@@ -1,4 +1,6 @@
 from io import BytesIO
+from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -8,6 +10,7 @@ from matplotlib.figure import Figure
 from PIL import Image
 
 from cilkit import widgets
+from cilkit.classes import belongs
 from cilkit.methods import METHODS
 from cilkit.runs import NEW_TEACHER
 from cilkit.study import Study
@@ -51,36 +54,82 @@ def pixel(study) -> Explorer:
 
 
 def test_a_picture_and_a_sentence_follow_the_control():
-    def draw(n):
+    def draw(_, n):
         figure = Figure(figsize=(2, 1))
         figure.text(0.5, 0.5, str(n))
         return figure, f"{n} < {n + 1}"
 
     explorer = Explorer(draw, {"n": IntSlider(3, min=0, max=9)})
     before = picture(explorer)
-    assert explorer.text.value == "3 &lt; 4"
+    assert explorer.text.value == '<span role="status">3 &lt; 4</span>'
     explorer.controls["n"].value = 4
     assert not np.array_equal(before, picture(explorer))
-    assert explorer.text.value == "4 &lt; 5"
+    assert explorer.sentence == "4 < 5"
 
 
-def test_an_error_is_shown_and_the_next_move_mends_it():
-    def draw(n):
+def test_an_error_takes_the_place_of_the_picture_and_the_next_move_mends_it():
+    def draw(_, n):
         if n == 1:
             raise ValueError("no <1> here")
         return Figure(figsize=(1, 1)), "fine"
 
-    explorer = Explorer(draw, {"n": IntSlider(0, min=0, max=2)})
+    explorer = Explorer(draw, {"n": IntSlider(0, min=0, max=2)}, clickable=True)
     explorer.controls["n"].value = 1
-    assert explorer.text.value == "<b>ValueError: no &lt;1&gt; here</b>"
+    assert explorer.text.value == '<b role="alert">ValueError: no &lt;1&gt; here</b>'
+    assert explorer.picture.value == b"" and explorer.picture.layout.display == "none"
+    content, metadata = explorer._repr_mimebundle_()
+    assert content["text/plain"] == "ValueError: no <1> here" and "image/png" not in content
+    explorer.click(1, 1)  # there is nothing to click
     explorer.controls["n"].value = 2
-    assert explorer.text.value == "fine"
+    assert explorer.sentence == "fine" and picture(explorer).size
+    assert explorer.picture.layout.display is None
 
 
-def test_a_page_without_a_kernel_gets_the_picture(entropy):
-    bundle = entropy._repr_mimebundle_()
-    assert "application/vnd.jupyter.widget-view+json" in bundle
-    assert bundle["image/png"].startswith("iVBOR")  # a PNG in base64
+def test_a_drawing_gets_the_figure_of_the_last_answer_but_not_of_one_that_failed():
+    given = []
+
+    def draw(figure, n):
+        given.append(figure)
+        return Figure(figsize=(1, 1 / (2 - n))), ""
+
+    explorer = Explorer(draw, {"n": IntSlider(0, min=0, max=3)})
+    figures = [explorer.figure]
+    for n in (1, 2, 3):
+        explorer.controls["n"].value = n
+        figures.append(explorer.figure)
+    assert given == [None, figures[0], figures[1], None] and figures[2] is None
+
+
+def test_a_page_without_a_kernel_gets_the_picture_and_its_sentence(entropy):
+    content, metadata = entropy._repr_mimebundle_()
+    assert "application/vnd.jupyter.widget-view+json" in content
+    assert content["image/png"].startswith("iVBOR")  # a PNG in base64
+    assert content["text/plain"] == entropy.sentence == metadata["image/png"]["alt"]
+
+
+@pytest.mark.parametrize(
+    ("make", "moves"),
+    [
+        ("entropy", [("image", 1), ("focus", "road"), ("teacher", "T2"), ("temperature", 0.2)]),
+        ("entropy", [("strength", 4), ("opacity", 0.1), ("focus", "")]),
+        ("pixel", [("method", "LWOF"), ("row", 3), ("student", "FT"), ("column", 0)]),
+        ("pixel", [("method", "FT"), ("image", 1), ("method", "CIL (w/o weights)")]),
+    ],
+)
+def test_a_figure_drawn_on_again_equals_a_new_one_and_the_name_of_the_picture_follows(
+    request, make, moves
+):
+    explorer = request.getfixturevalue(make)
+    for name, value in moves:
+        kept, before = explorer.figure, explorer.picture.tooltip
+        explorer.controls[name].value = value
+        assert explorer.figure is kept and explorer.picture.tooltip == explorer.sentence
+        assert explorer.sentence != before or name in ("focus", "opacity")
+        values = {name: control.value for name, control in explorer.controls.items()}
+        new, _ = explorer.draw(None, **values)
+        assert new is not kept
+        fresh = np.array(Image.open(BytesIO(widgets._png(new))))
+        assert np.array_equal(picture(explorer), fresh), (name, value)
 
 
 # entropy
@@ -100,15 +149,18 @@ def test_a_page_without_a_kernel_gets_the_picture(entropy):
 def test_every_control_of_the_entropy_explorer_changes_the_picture(entropy, name, value):
     before = picture(entropy)
     entropy.controls[name].value = value
-    assert "Error" not in entropy.text.value
+    assert "Error" not in entropy.sentence
     assert not np.array_equal(before, picture(entropy))
 
 
 def test_the_sentence_tells_mean_weight_and_the_share_of_the_mask(entropy):
     entropy.controls["strength"].value = 0
-    assert entropy.text.value.startswith("Mean weight 1.00. In T2 the mask leaves ")
+    assert entropy.sentence.startswith(
+        "Mean weight 1.00. By class, over the set, it goes from 1.00 "
+    )
+    assert " In T2 the mask leaves " in entropy.sentence
     entropy.controls["teacher"].value = "T2"
-    assert " In T3 the mask leaves " in entropy.text.value
+    assert " In T3 the mask leaves " in entropy.sentence
 
 
 def test_a_class_that_the_image_does_not_show_is_named(entropy, study):
@@ -116,9 +168,9 @@ def test_a_class_that_the_image_does_not_show_is_named(entropy, study):
     names = study.split.names()
     shown, absent = names[int(labels.min())], names[next(c for c in range(19) if c not in labels)]
     entropy.controls["focus"].value = absent
-    assert entropy.text.value.startswith(f"This image shows no {absent}. Mean weight")
+    assert entropy.sentence.startswith(f"This image shows no {absent}. Mean weight")
     entropy.controls["focus"].value = shown
-    assert entropy.text.value.startswith("Mean weight")
+    assert entropy.sentence.startswith("Mean weight")
 
 
 def test_the_sliders_end_at_the_last_image_and_at_the_temperatures_of_the_table(entropy, study):
@@ -126,20 +178,65 @@ def test_the_sliders_end_at_the_last_image_and_at_the_temperatures_of_the_table(
     slider = entropy.controls["temperature"]
     slider.value = 99
     assert slider.value == slider.max == widgets.TEMPERATURES[-1]
-    assert "Error" not in entropy.text.value
+    assert "Error" not in entropy.sentence
 
 
 def test_every_temperature_of_the_slider_is_in_the_table(entropy):
     slider = entropy.controls["temperature"]
     for k in range(20):
         slider.value = slider.min + k * slider.step
-        assert "Error" not in entropy.text.value, slider.value
+        assert "Error" not in entropy.sentence, slider.value
 
 
 def test_a_teacher_of_other_classes_is_named_in_the_widget(study, make_network):
     with pytest.raises(ValueError, match=r"knows 7 classes, but .* end with 5 \(T1\), 11 \(T2\)"):
         following(study, 7)
     assert following(study, 5).name == "T2" and following(study, 19) is None
+
+
+@pytest.mark.parametrize(
+    ("classes", "bias", "message"),
+    [(7, 0.0, "knows 7 classes, but"), (5, float("nan"), "NaN or infinite scores for image 0")],
+)
+def test_what_is_wrong_with_a_teacher_is_said_in_the_widget(
+    study, make_network, classes, bias, message
+):
+    network = make_network(classes)
+    network.decoder.output_conv.bias.data[0] += bias
+    wrong = SimpleNamespace(folder=Path("wrong"), network=lambda: network)
+    for explorer, control in (
+        (entropy_explorer(study, {"wrong": wrong}), "strength"),
+        (pixel_explorer(study, {"CIL": study.run("T2", "CIL")}, wrong), "row"),
+    ):
+        for _ in range(2):  # each move says it again
+            assert explorer.picture.value == b""
+            assert message in explorer.sentence
+            explorer.controls[control].value += 1
+
+
+def test_an_image_that_is_not_there_is_said_in_the_widget(entropy, pixel):
+    for explorer in (entropy, pixel):
+        slider = explorer.controls["image"]
+        there = slider.max + 1
+        slider.max = 99
+        slider.value = 99
+        assert explorer.sentence == (
+            f"IndexError: image 99 of {there}; wanted a number from 0 to {there - 1}"
+        )
+        assert explorer.picture.value == b""
+
+
+def test_the_scale_of_the_weights_stays_while_sliders_move(entropy):
+    def scales():
+        *_, scale, bars = entropy.figure.axes
+        return [(ax.get_xlim(), [text.get_text() for text in ax.get_xticklabels()]) for ax in
+                (scale, bars)]  # fmt: skip
+
+    before, weights = scales(), entropy.figure.axes[3].images[0].get_array().copy()
+    entropy.controls["strength"].value = 4
+    assert entropy.figure.axes[3].images[0].get_array().sum() > weights.sum()  # brighter
+    entropy.controls["teacher"].value = "T2"
+    assert scales() == before
 
 
 def test_without_a_teacher_there_is_no_explorer(study):
@@ -157,14 +254,16 @@ def test_without_a_teacher_there_is_no_explorer(study):
 def test_every_control_of_the_pixel_explorer_changes_the_picture(pixel, name, value):
     before = picture(pixel)
     pixel.controls[name].value = value
-    assert "Error" not in pixel.text.value
+    assert "Error" not in pixel.sentence
     assert not np.array_equal(before, picture(pixel))
 
 
 def test_a_click_into_any_picture_moves_both_sliders_and_draws_once(pixel, monkeypatch):
     drawn = []
     draw = pixel.draw
-    monkeypatch.setattr(pixel, "draw", lambda **values: drawn.append(values) or draw(**values))
+    monkeypatch.setattr(
+        pixel, "draw", lambda figure, **values: drawn.append(values) or draw(figure, **values)
+    )
     pictures = [ax for ax in pixel.figure.axes if ax.images]
     assert len(pictures) == 4
     for ax, (row, column) in zip(pictures, [(0, 0), (31, 63), (7, 40), (20, 11)], strict=True):
@@ -173,7 +272,7 @@ def test_a_click_into_any_picture_moves_both_sliders_and_draws_once(pixel, monke
         pixel.click(x, pixel.figure.bbox.height - y)
         assert (pixel.controls["row"].value, pixel.controls["column"].value) == (row, column)
         assert len(drawn) == 1
-        assert f"row {row}, column {column}:" in pixel.text.value
+        assert f"row {row}, column {column}:" in pixel.sentence
 
 
 def test_a_click_beside_the_pictures_does_nothing(pixel):
@@ -185,9 +284,47 @@ def test_a_click_beside_the_pictures_does_nothing(pixel):
 def test_a_method_with_a_second_teacher_says_how_to_get_it(pixel, study):
     assert not study.exists("T2", NEW_TEACHER)
     pixel.controls["method"].value = "LWM"
-    assert "run 08_lwm.ipynb" in pixel.text.value
+    assert "run 08_lwm.ipynb" in pixel.sentence
     pixel.controls["method"].value = "Michieli"
-    assert pixel.text.value.startswith("Michieli at row 16, column 32: the label")
+    assert pixel.sentence.startswith("Michieli at row 16, column 32: ")
+
+
+@pytest.mark.parametrize(
+    ("method", "old", "new"),
+    [
+        ("FT", "hidden from it|this method has no teacher", "it sees|this method has no teacher"),
+        ("LWOF", "hidden from it|mu = 1, the teacher speaks with weight 1.00", "it sees|mu = 1"),
+        ("Michieli", "it sees|mu = 1, the teacher speaks with weight 1.00", "it sees|mu = 0"),
+        ("CIL (w/o weights)", "hidden from it|mu = 1, the teacher speaks with weight 1.00",
+         "it sees|mu = 0, the teacher is silent"),
+        ("CIL", "hidden from it|mu = 1, the teacher speaks", "it sees|mu = 0, the teacher is"),
+    ],
+)  # fmt: skip
+def test_the_sentence_says_what_label_and_teacher_are_to_the_method(pixel, study, method, old, new):
+    stage = study.stage("T2")
+    labels = study.data.stage("T2", "all", 32)[0][1]
+    pixel.controls["method"].value = method
+    for classes, words in ((stage.old, old), (stage.new, new)):
+        row, column = belongs(labels, classes).nonzero()[0].tolist()
+        with pixel.hold():
+            pixel.controls["row"].value, pixel.controls["column"].value = row, column
+        name = study.split.names()[labels[row, column]]
+        assert f"row {row}, column {column}: labelled {name}, " in pixel.sentence
+        for part in words.split("|"):
+            assert part in pixel.sentence, pixel.sentence
+
+
+def test_the_sentence_names_the_bars_that_stand_out(pixel):
+    says, pushed, _ = pixel.figure.axes[4:]
+    names = [text.get_text() for text in pushed.get_xticklabels()]
+    teacher, student, push = (
+        np.array([bar.get_height() for bar in bars])
+        for bars in (*says.containers, *pushed.containers)
+    )
+    assert f"The model before says {names[teacher.argmax()]} (" in pixel.sentence
+    assert f"the student {names[student.argmax()]} (" in pixel.sentence
+    assert f"pushed up most {names[push.argmax()]} ({push.max():+.2f})" in pixel.sentence
+    assert f"down most {names[push.argmin()]} ({push.min():+.2f})" in pixel.sentence
 
 
 # the split
@@ -197,7 +334,7 @@ def test_the_split_explorer_shows_each_method_what_it_may_see(study):
     explorer = split_explorer(study)
     explorer.controls["stage"].value = "T2"
     before = picture(explorer)
-    assert "FT sees labels of building, wall" in explorer.text.value
+    assert "FT sees labels of building, wall" in explorer.sentence
     explorer.controls["method"].value = "Michieli"
     assert "Michieli sees labels of road, sidewalk" in explorer.text.value
     assert not np.array_equal(before, picture(explorer))
