@@ -9,9 +9,10 @@ from time import perf_counter
 import torch
 
 from benchmarks.data import epoch, reading
+from benchmarks.growth import curves
 from benchmarks.scoring import evaluation
 from benchmarks.start import imports
-from benchmarks.steps import curves, losses, step
+from benchmarks.steps import losses, step
 from benchmarks.timing import device, table
 
 FIGURES = {

@@ -126,19 +126,3 @@ def loss_work(name: str, stage: Stage, batch: int, size: tuple[int, int]) -> Cal
         torch.autograd.grad(sum(METHODS[name].loss(given).values()), logits)
 
     return work
-
-
-def curves(repeats: int = 3, base: tuple[int, int, int] = QUICK) -> list[Row]:
-    """How the time of a CIL step grows with classes, with the batch and with the resolution."""
-    batch, height, width = base
-    cases = [(base, classes) for classes in (5, 11, 19, 100)]
-    cases += [((images, height, width), 11) for images in (1, 4, 8)]
-    cases += [((batch, height * k, width * k), 11) for k in (2, 3)]
-    rows = []
-    for shape, classes in cases:
-        old = slice(0, classes // 2)
-        stage = replace(STAGE, old=old, new=slice(old.stop, classes))
-        time = time_step(stage, shape, repeats)["kit"]
-        name = "step of {} x {} x {}, {} classes".format(*shape, classes)
-        rows.append(Row(name, 1000 * time, "ms"))
-    return rows
