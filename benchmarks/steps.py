@@ -58,7 +58,7 @@ def time_step(
             yield pixels, labels
             times["kit"].append(now() - started)
 
-    images = Noise(tuple(size), stage, batch)
+    images = Noise(tuple(size), stage, batch * (repeats + 1))
     with patch("cilkit.train._batches", batches):
         fit_stage(CIL, images, stage, ERFNet(stage.old.stop), config)
     return {name: median(values[1:]) for name, values in times.items()}

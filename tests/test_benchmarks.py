@@ -60,7 +60,7 @@ def test_a_figure_is_measured(name: str, monkeypatch, scenes, tmp_path: Path):
     monkeypatch.setattr(data, "open_data", lambda name: open_data(scenes.root))
     monkeypatch.setattr(data, "CAMVID", tmp_path / "nowhere")
     rows = {
-        "step": lambda: steps.step([TINY], repeats=1),
+        "step": lambda: steps.step([TINY], repeats=3),
         "losses": lambda: steps.losses(TINY, repeats=1),
         "epoch": lambda: data.epoch(epochs=1, most=2),
         "reading": lambda: data.reading(1, (64, 128), repeats=1),
