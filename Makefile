@@ -12,7 +12,7 @@ BIN := .venv/bin
 endif
 READY := .venv/ready
 
-.PHONY: study test lab constraints
+.PHONY: study test lab bench constraints
 
 # Execute the notebooks in order and print Tables II and III. What is done is not done again.
 study: $(READY)
@@ -25,6 +25,10 @@ test: $(READY)
 # JupyterLab on this machine only, in notebooks/
 lab: $(READY)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+
+# What the kit costs, beside plain PyTorch; FIGURES="step losses" measures only these
+bench: $(READY)
+	$(BIN)/python -m benchmarks $(FIGURES)
 
 $(READY): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \

@@ -1,0 +1,1 @@
+"""What the kit costs: each figure a ratio to plain PyTorch, both sides timed in one run."""

@@ -1,0 +1,69 @@
+"""What an epoch pays beside its steps, and what large images cost to read."""
+
+import os
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
+
+from benchmarks.scenes import SPLIT, STAGE, write_samples
+from benchmarks.timing import Row, interleaved, now, threads
+from cilkit import train
+from cilkit.classes import ROOT
+from cilkit.datasets import LabelledImages, StreetScenes, open_data
+from cilkit.erfnet import ERFNet
+from cilkit.methods import METHODS
+from cilkit.train import PRESETS, TrainConfig, fit_stage
+from cilkit.transforms import Augmented
+
+CAMVID = Path(os.environ.get("CAMVID", ROOT.parent / "shared" / "camvid"))
+
+
+def epoch(epochs: int = 2, most: int = 60) -> list[Row]:
+    """The share of an epoch that is not spent in steps, with the preset `quick`."""
+    config = replace(PRESETS["quick"], epochs=epochs)
+    rows = [idle_row("Toyscapes", open_data("toyscapes"), config, most)]
+    if CAMVID.is_dir():
+        return [*rows, idle_row("CamVid", open_data(CAMVID), config, most)]
+    why = "no folder ../shared/camvid; the environment variable CAMVID names another"
+    return [*rows, Row("share of an epoch not in steps, CamVid", 0, "%", 5, skipped=why)]
+
+
+def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> Row:
+    """The last epoch of a CIL T2 training on at most `most` images: what its steps leave of it."""
+    stage = data.split.stage("T2")
+    images = data.stage("T2", height=config.height)
+    images = images.subset(range(min(most, len(images))))
+    batches, in_steps = train._batches, 0.0
+
+    def timed(*arguments: object) -> Iterator:
+        nonlocal in_steps
+        in_steps = 0.0  # a new epoch
+        for batch in batches(*arguments):
+            started = now()
+            yield batch
+            in_steps += now() - started
+
+    with patch("cilkit.train._batches", timed):
+        teacher = ERFNet(stage.old.stop)
+        _, history = fit_stage(METHODS["CIL"], images, stage, teacher, config)
+    share = 1 - in_steps / history["seconds"].iloc[-1]
+    return Row(f"share of an epoch not in steps, {name}", 100 * share, "%", 5)
+
+
+def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 2) -> list[Row]:
+    """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
+    config = PRESETS["paper"]
+    with TemporaryDirectory() as folder, threads(1):
+        samples = write_samples(Path(folder), count, size)
+        images = LabelledImages(samples, SPLIT, STAGE.new, config.height)
+        augmented = Augmented(images, config.augmentation, seed=0)
+        with patch("cilkit.datasets.IN_MEMORY", 0):  # as with thousands of images
+            each = interleaved({"decode": lambda: [images.load(i) for i in range(count)]}, repeats)
+            both = interleaved({"sample": lambda: [augmented[i] for i in range(count)]}, repeats)
+    at = "{} x {}".format(*size)
+    return [
+        Row(f"{at} PNG pair decoded and resized", 1000 * each["decode"] / count, "ms"),
+        Row(f"{at} PNG pair to augmented sample", 1000 * both["sample"] / count, "ms"),
+    ]

@@ -1,0 +1,127 @@
+"""The references: the same work in plain PyTorch, as one would first write it down."""
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional as F
+from torchvision.transforms import v2
+
+from cilkit.classes import VOID
+from cilkit.datasets import LabelledImages, network_size
+
+
+def bare_step(
+    student: nn.Module, pixels: Tensor, gradient: Tensor, bf16: bool
+) -> Callable[[], None]:
+    """Forward, backward and Adam, without a loss: `gradient` is that of the logits.
+
+    pixels (B, 3, H, W), gradient (B, S, H, W). With bf16 under autocast and in channels_last.
+    """
+    layout = torch.channels_last if bf16 else torch.contiguous_format
+    student.to(memory_format=layout).train()
+    pixels = pixels.contiguous(memory_format=layout)
+    adam = torch.optim.Adam(student.parameters(), weight_decay=3e-4)
+
+    def step() -> None:
+        with torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            logits = student(pixels)
+        adam.zero_grad()
+        logits.backward(gradient.to(logits.dtype))
+        adam.step()
+
+    return step
+
+
+def bare_teacher(teacher: nn.Module, pixels: Tensor, bf16: bool) -> Callable[[], Tensor]:
+    """Its logits, in the precision and layout of `bare_step`."""
+    layout = torch.channels_last if bf16 else torch.contiguous_format
+    teacher.to(memory_format=layout).eval()
+    pixels = pixels.contiguous(memory_format=layout)
+
+    def forward() -> Tensor:
+        with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
+            return teacher(pixels)
+
+    return forward
+
+
+def cil_loss(logits: Tensor, labels: Tensor, teacher_y: Tensor, old: int) -> Tensor:
+    """Eq. (9) with the weights of eq. (10), each sum written out over one-hot vectors.
+
+    logits (B, S, H, W), labels (B, H, W), teacher_y (B, O, H, W), O = old
+    """
+    classes = logits.shape[1]
+    new_label = (labels >= old) & (labels < classes)  # (B, H, W)
+    one_hot = F.one_hot(torch.where(new_label, labels, 0), classes)  # (B, H, W, S)
+    one_hot = one_hot.permute(0, 3, 1, 2).float() * new_label[:, None]  # (B, S, H, W)
+    y = logits.exp() / logits.exp().sum(dim=1, keepdim=True)  # (B, S, H, W)
+    ce = -(one_hot * y.log()).sum() / new_label.sum().clamp(min=1)
+    log_y = torch.log_softmax(logits, dim=1)[:, :old]  # (B, O, H, W)
+    entropy = -(teacher_y * (teacher_y + 1e-12).log2()).sum(dim=1)  # (B, H, W)
+    distilled = -((1 + entropy) * (teacher_y * log_y).sum(dim=1))  # (B, H, W)
+    teaches = ~new_label
+    return ce + (distilled * teaches).sum() / teaches.sum().clamp(min=1)
+
+
+def textbook_step(
+    student: nn.Module, teacher: nn.Module, pixels: Tensor, labels: Tensor
+) -> Callable[[], None]:
+    """A step of CIL in float32 and the default layout: two networks, the loss, Adam."""
+    student.train()
+    teacher.eval()
+    adam = torch.optim.Adam(student.parameters(), weight_decay=3e-4)
+
+    def step() -> None:
+        with torch.no_grad():
+            teacher_y = torch.softmax(teacher(pixels), dim=1)
+        loss = cil_loss(student(pixels), labels, teacher_y, teacher_y.shape[1])
+        adam.zero_grad()
+        loss.backward()
+        adam.step()
+
+    return step
+
+
+def evaluate(
+    network: nn.Module, images: LabelledImages, class_sets: dict[str, slice], mode: str = "nearest"
+) -> dict[str, Tensor]:
+    """Confusion matrices by class set, (n, n) each: a whole pass over the images for each set.
+
+    Every pass decodes each image, resizes it, asks the network in float32, and enlarges all its
+    logits to the size of the labels.
+    """
+    counts = {}
+    network.eval()
+    device = next(network.parameters()).device
+    for name, classes in class_sets.items():
+        n = classes.stop - classes.start
+        counts[name] = torch.zeros(n, n, dtype=torch.long)
+        for index in range(len(images)):
+            pixels, labels = decode(images, index)
+            with torch.no_grad():
+                logits = network(pixels[None].to(device)).cpu()  # (1, S, h, w)
+            logits = F.interpolate(logits, labels.shape, mode=mode)  # (1, S, H, W)
+            prediction = logits[0, classes].argmax(dim=0)  # (H, W)
+            seen = (labels >= classes.start) & (labels < classes.stop)
+            pairs = n * (labels[seen] - classes.start) + prediction[seen]
+            counts[name] += torch.bincount(pairs, minlength=n * n).view(n, n)
+    return counts
+
+
+def decode(images: LabelledImages, index: int) -> tuple[Tensor, Tensor]:
+    """An image at the network's size and its labels at their own, read from their files.
+
+    image (3, h, w) float in [0, 1], labels (H, W) long
+    """
+    sample, split = images.samples[index], images.split
+    picture = torch.from_numpy(np.array(Image.open(sample.image).convert("RGB")))  # (H, W, 3)
+    channels = torch.from_numpy(split.lookup()).long()[
+        torch.from_numpy(np.array(Image.open(sample.label))).long()
+    ]  # (H, W)
+    hidden = (channels < images.visible.start) | (channels >= images.visible.stop)
+    size = network_size(tuple(channels.shape), images.height)
+    picture = v2.functional.resize(picture.permute(2, 0, 1), size, antialias=True)  # (3, h, w)
+    return picture.float() / 255, channels.where(~hidden, VOID)

@@ -1,0 +1,103 @@
+"""The benchmarks still run, and both sides of each ratio compute the same."""
+
+from pathlib import Path
+
+import pytest
+import torch
+
+from benchmarks import data, growth, scoring, start, steps, textbook
+from benchmarks.__main__ import FIGURES
+from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
+from benchmarks.timing import Row, interleaved, peak_memory, table
+from cilkit.classes import VOID
+from cilkit.datasets import LabelledImages, open_data
+from cilkit.methods import METHODS, Step
+from cilkit.train import PRESETS
+
+TINY = (2, 32, 64)  # images, height, width
+
+
+def test_the_textbook_loss_is_the_kits():
+    torch.manual_seed(0)
+    logits = torch.randn(2, 11, 4, 8)
+    teacher = torch.randn(2, 5, 4, 8).softmax(dim=1)
+    labels = torch.randint(5, 11, (2, 4, 8)).where(torch.rand(2, 4, 8) > 0.5, VOID)
+    terms = METHODS["CIL"].loss(Step(logits, labels, teacher, slice(0, 5), slice(5, 11)))
+    written_out = textbook.cil_loss(logits, labels, teacher, 5)
+    assert written_out.item() == pytest.approx(sum(terms.values()).item(), rel=1e-5)
+
+
+def test_the_textbook_reads_what_the_kit_reads(tmp_path: Path):
+    samples = write_samples(tmp_path, 6, (64, 128))
+    images = LabelledImages(samples, SPLIT, STAGE.new, height=32, native_labels=True)
+    for index in range(6):
+        for read, wanted in zip(textbook.decode(images, index), images[index], strict=True):
+            assert read.equal(wanted)
+
+
+def test_the_textbook_counts_what_the_kit_counts(tmp_path: Path):
+    samples = write_samples(tmp_path, 2, (64, 128))
+    images = LabelledImages(samples, SPLIT, scoring.STAGE.seen, 32, native_labels=True)
+    network = make_network(19, (32, 64))
+    assert network(images[0][0][None]).argmax(dim=1).unique().numel() > 2
+    assert scoring.miscounted(network, images, PRESETS["smoke"]) == 0
+
+
+def test_the_references_train():
+    pixels, labels = random_batch(2, (32, 64), STAGE.new)
+    student, teacher = make_network(11), make_network(5)
+    for step in (
+        textbook.bare_step(student, pixels, torch.ones(2, 11, 32, 64), bf16=False),
+        textbook.textbook_step(student, teacher, pixels, labels),
+    ):
+        before = student.decoder.output_conv.weight.detach().clone()
+        step()
+        assert not student.decoder.output_conv.weight.equal(before)
+
+
+@pytest.mark.parametrize("name", [name for name in FIGURES if name != "imports"])
+def test_a_figure_is_measured(name: str, monkeypatch, scenes, tmp_path: Path):
+    monkeypatch.setattr(data, "open_data", lambda name: open_data(scenes.root))
+    monkeypatch.setattr(data, "CAMVID", tmp_path / "nowhere")
+    rows = {
+        "step": lambda: steps.step([TINY], repeats=3),
+        "losses": lambda: steps.losses(TINY, repeats=1),
+        "epoch": lambda: data.epoch(epochs=1, most=2),
+        "reading": lambda: data.reading(1, (64, 128), repeats=1),
+        "evaluation": lambda: scoring.evaluation(2, (64, 128), repeats=1),
+        "curves": lambda: growth.curves(1, (1, 16, 32), tmp_path / "curves.png"),
+    }[name]()
+    assert all(row.value >= 0 for row in rows)
+    assert all(row.name in table(rows) for row in rows)
+
+
+def test_imports_are_timed_in_interpreters_of_their_own(monkeypatch):
+    ran = []
+    monkeypatch.setattr(start.subprocess, "run", lambda command, check: ran.append(command[-1]))
+    assert len(start.imports(repeats=1)) == 3
+    assert ran == ["import torch", "import torch, cilkit"] * 2
+
+
+def test_a_row_says_whether_its_goal_holds():
+    assert Row("a", 1.0, "x", 1.1).cells() == ["a", "1 x", "at most 1.1 x", "yes"]
+    assert Row("a", 3.9, "x", 4, "at least").outcome() == "no"
+    assert Row("a", 3.9).outcome() == ""
+    skipped = Row("a", 0, "x", 4, skipped="no GPU")
+    assert skipped.cells() == ["a", "not measured: no GPU", "at most 4 x", ""]
+
+
+def test_works_are_timed_in_turn():
+    order = []
+    works = {"a": lambda: order.append("a"), "b": lambda: order.append("b")}
+    assert interleaved(works, repeats=2).keys() == {"a", "b"}
+    assert "".join(order) == "ababab"
+
+
+def test_peak_memory_is_of_what_lives_at_one_time():
+    assert peak_memory(lambda: [torch.zeros(2**20) for _ in range(3)]) >= 3 * 2**22
+
+    def one_after_another() -> None:
+        for _ in range(3):
+            torch.zeros(2**20)
+
+    assert 2**22 <= peak_memory(one_after_another) < 3 * 2**22
