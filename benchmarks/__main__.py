@@ -9,6 +9,7 @@ from time import perf_counter
 import torch
 
 from benchmarks.data import epoch, reading
+from benchmarks.explorers import explorers
 from benchmarks.growth import curves
 from benchmarks.scoring import evaluation
 from benchmarks.start import imports
@@ -16,7 +17,8 @@ from benchmarks.steps import losses, step
 from benchmarks.timing import device, table
 
 FIGURES = {
-    work.__name__: work for work in (step, losses, epoch, reading, evaluation, imports, curves)
+    work.__name__: work
+    for work in (step, losses, epoch, reading, evaluation, imports, explorers, curves)
 }
 
 

@@ -1,20 +1,21 @@
 """What an epoch pays beside its steps, and what large images cost to read."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
 from benchmarks.scenes import SPLIT, STAGE, write_samples
-from benchmarks.timing import Row, interleaved, now, threads
-from cilkit import train
+from benchmarks.timing import Row, interleaved, now, seconds, threads
+from cilkit import loop
 from cilkit.classes import ROOT
+from cilkit.config import PRESETS, TrainConfig
 from cilkit.datasets import LabelledImages, StreetScenes, open_data
 from cilkit.erfnet import ERFNet
 from cilkit.methods import METHODS
-from cilkit.train import PRESETS, TrainConfig, fit_stage
+from cilkit.train import fit_stage
 from cilkit.transforms import Augmented
 
 CAMVID = Path(os.environ.get("CAMVID", ROOT.parent / "shared" / "camvid"))
@@ -35,7 +36,7 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
     stage = data.split.stage("T2")
     images = data.stage("T2", height=config.height)
     images = images.subset(range(min(most, len(images))))
-    batches, in_steps = train._batches, 0.0
+    batches, in_steps = loop._batches, 0.0
 
     def timed(*arguments: object) -> Iterator:
         nonlocal in_steps
@@ -45,7 +46,7 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
             yield batch
             in_steps += now() - started
 
-    with patch("cilkit.train._batches", timed):
+    with patch("cilkit.loop._batches", timed):
         teacher = ERFNet(stage.old.stop)
         _, history = fit_stage(METHODS["CIL"], images, stage, teacher, config)
     share = 1 - in_steps / history["seconds"].iloc[-1]
@@ -55,15 +56,39 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
 def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 2) -> list[Row]:
     """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
     config = PRESETS["paper"]
-    with TemporaryDirectory() as folder, threads(1):
+
+    def all_of(part: LabelledImages | Augmented, cache: str) -> Callable[[], None]:
+        def work() -> None:
+            with patch.dict(os.environ, {"CILKIT_CACHE": cache}):
+                for index in range(count):
+                    part.load(index) if isinstance(part, LabelledImages) else part[index]
+
+        return work
+
+    with (
+        TemporaryDirectory() as folder,
+        threads(1),
+        patch.multiple("cilkit.datasets", IN_MEMORY=0, DEAR=0),  # as with thousands of images
+        patch.dict(os.environ, {"CILKIT_CACHE": f"{folder}/cache"}),
+    ):
         samples = write_samples(Path(folder), count, size)
         images = LabelledImages(samples, SPLIT, STAGE.new, config.height)
+        making = seconds(images.prepare)
         augmented = Augmented(images, config.augmentation, seed=0)
-        with patch("cilkit.datasets.IN_MEMORY", 0):  # as with thousands of images
-            each = interleaved({"decode": lambda: [images.load(i) for i in range(count)]}, repeats)
-            both = interleaved({"sample": lambda: [augmented[i] for i in range(count)]}, repeats)
+        time = interleaved(
+            {
+                f"{what} {how}": all_of(part, cache)
+                for what, part in (("image", images), ("sample", augmented))
+                for how, cache in (("decoded", "off"), ("cached", f"{folder}/cache"))
+            },
+            repeats,
+        )
     at = "{} x {}".format(*size)
     return [
-        Row(f"{at} PNG pair decoded and resized", 1000 * each["decode"] / count, "ms"),
-        Row(f"{at} PNG pair to augmented sample", 1000 * both["sample"] / count, "ms"),
-    ]
+        Row(f"{at}: cache made", count / making, "images/s"),
+        *(Row(f"{at}: {name}", 1000 * value / count, "ms") for name, value in time.items()),
+        Row(
+            f"{at}: sample decoded / sample cached",
+            time["sample decoded"] / time["sample cached"], "x", 10, "at least",
+        ),
+    ]  # fmt: skip

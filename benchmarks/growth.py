@@ -11,8 +11,9 @@ from benchmarks.scenes import SPLIT, STAGE, make_network, write_samples
 from benchmarks.steps import QUICK, time_step
 from benchmarks.timing import Row, seconds
 from cilkit.classes import ROOT
+from cilkit.config import PRESETS
 from cilkit.datasets import LabelledImages
-from cilkit.train import PRESETS, evaluate
+from cilkit.evaluation import evaluate
 
 PICTURE = ROOT / "data" / "cost_curves.png"
 

@@ -39,6 +39,9 @@ class Noise(LabelledImages):
         super().__init__([Sample(Path(), Path(), stage.cities[0])] * count, SPLIT, stage.new)
         self.size = size
 
+    def prepare(self) -> None:
+        """There is nothing to decode."""
+
     def load(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:
         """Image (3, H, W) and labels (H, W), both uint8."""
         image, labels = random_batch(1, self.size, self.visible)

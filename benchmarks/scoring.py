@@ -8,9 +8,10 @@ from unittest.mock import patch
 from benchmarks import textbook
 from benchmarks.scenes import SPLIT, make_network, write_samples
 from benchmarks.timing import Row, device, interleaved, peak_memory
+from cilkit.config import PRESETS, TrainConfig
 from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
-from cilkit.train import PRESETS, TrainConfig, evaluate
+from cilkit.evaluation import evaluate
 
 STAGE = SPLIT.stage("T3")
 SETS = SPLIT.class_sets(STAGE)  # five

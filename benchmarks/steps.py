@@ -12,9 +12,11 @@ from benchmarks import textbook
 from benchmarks.scenes import SPLIT, STAGE, Noise, random_batch
 from benchmarks.timing import Row, device, interleaved, now, peak_memory, seconds
 from cilkit.classes import Stage
+from cilkit.config import PRESETS, TrainConfig
 from cilkit.erfnet import ERFNet
+from cilkit.evaluation import used_precision
 from cilkit.methods import METHODS, Step
-from cilkit.train import PRESETS, TrainConfig, fit_stage, used_precision
+from cilkit.train import fit_stage
 
 PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
 CIL = METHODS["CIL"]
@@ -59,7 +61,7 @@ def time_step(
             times["kit"].append(now() - started)
 
     images = Noise(tuple(size), stage, batch * (repeats + 1))
-    with patch("cilkit.train._batches", batches):
+    with patch("cilkit.loop._batches", batches):
         fit_stage(CIL, images, stage, ERFNet(stage.old.stop), config)
     return {name: median(values[1:]) for name, values in times.items()}
 

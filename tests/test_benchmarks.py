@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data, growth, scoring, start, steps, textbook
+from benchmarks import data, explorers, growth, scoring, start, steps, textbook
 from benchmarks.__main__ import FIGURES
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
 from cilkit.classes import VOID
+from cilkit.config import PRESETS
 from cilkit.datasets import LabelledImages, open_data
 from cilkit.methods import METHODS, Step
-from cilkit.train import PRESETS
 
 TINY = (2, 32, 64)  # images, height, width
 
@@ -64,6 +64,7 @@ def test_a_figure_is_measured(name: str, monkeypatch, scenes, tmp_path: Path):
         "losses": lambda: steps.losses(TINY, repeats=1),
         "epoch": lambda: data.epoch(epochs=1, most=2),
         "reading": lambda: data.reading(1, (64, 128), repeats=1),
+        "explorers": lambda: explorers.explorers(1, {(64, 128): 150}),
         "evaluation": lambda: scoring.evaluation(2, (64, 128), repeats=1),
         "curves": lambda: growth.curves(1, (1, 16, 32), tmp_path / "curves.png"),
     }[name]()
