@@ -91,7 +91,7 @@ class Training:
         place(network, self.fabric, config)
         self.weights = [weight for weight in network.parameters() if weight.requires_grad]
         self.adam = torch.optim.Adam(
-            self.weights, config.learning_rate, weight_decay=config.weight_decay
+            self.weights, config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
         self.parts = [Augmented(images, config.augmentation, seed)]
