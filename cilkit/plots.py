@@ -345,9 +345,9 @@ def pixel(
 
     `figure` is one that this function returned before; it is drawn on again, which is faster.
     """
-    places = [(0.01 + 0.2475 * i, 0.61, 0.2375, 0.33) for i in range(4)]
-    places += [(x, 0.2, width, 0.36) for x, width in ((0.06, 0.38), (0.52, 0.3), (0.9, 0.09))]
-    fig = _sheet(figure, 4.4, places)
+    places = [(0.01 + 0.2475 * i, 0.655, 0.2375, 0.29) for i in range(4)]
+    places += [(0.09, 0.38, 0.68, 0.22), (0.09, 0.13, 0.68, 0.22), (0.87, 0.13, 0.12, 0.47)]
+    fig = _sheet(figure, 5, places)
     *panels, says, pushed, values = fig.axes
     pictures = {
         "image": _picture(_thinned(image)),
@@ -367,25 +367,25 @@ def pixel(
     where = np.arange(len(push))
     says.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
     says.bar(where + 0.2, student_here.tolist(), 0.4, color=orange, label="student")
-    says.set_ylim(0, 1.05)
+    says.set(ylim=(0, 1.05), ylabel="probability")
     says.legend(fontsize=8, frameon=False, ncols=2)
     colours = [green if value > 0 else "0.5" for value in push.tolist()]
     pushed.bar(where, push.tolist(), color=colours)
     pushed.axhline(0, color="0.4", linewidth=0.8)
     most = 1.05 * max(1, push.abs().max().item())
-    pushed.set_ylim(-most, most)
+    pushed.set(ylim=(-most, most), ylabel="push on the logit")
+    says.set_xticks([])
     names = split.names()[: len(push)]
+    pushed.set_xticks(where, names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
     for ax in (says, pushed):
-        ax.set_xticks(where, names, rotation=60, ha="right", rotation_mode="anchor", fontsize=7)
+        ax.yaxis.set_label_coords(-0.07, 0.5)
         ax.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
         ax.set_xlim(-0.8, len(push) - 0.2)
     values.bar(range(len(terms)), terms.values(), color="0.4")
-    values.set_xticks(range(len(terms)), terms, rotation=60, ha="right", fontsize=8)
+    values.set_xticks(range(len(terms)), terms, rotation=30, ha="right", fontsize=8)
     values.set_ylim(0, 1.05 * max(4, *terms.values()))
     values.set_xlim(-0.6, len(terms) - 0.4)
-    titles = ("probability", "push on the logits", "terms [nats]")
-    for ax, title in zip((says, pushed, values), titles, strict=True):
-        ax.set_title(title, fontsize=10)
+    values.set_title("terms [nats]", fontsize=10)
     return fig
 
 
