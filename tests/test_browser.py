@@ -211,8 +211,10 @@ class OnPage:
 
     def shows(self, bitmap: str, same: bool = True) -> None:
         """Wait until the picture is this one, or another one."""
-        compare = f"async ([picture, bitmap]) => (await ({BITMAP})(picture) == bitmap) == {same:d}"
-        self.page.wait_for_function(compare, arg=[self.picture.element_handle(), bitmap])
+        end = time.monotonic() + PATIENCE
+        while (self.bitmap() == bitmap) != same:  # wait_for_function does not await a promise
+            assert time.monotonic() < end, "this picture never came" if same else "no new picture"
+            self.page.wait_for_timeout(50)
 
     @contextmanager
     def another_picture(self) -> Iterator[None]:
@@ -270,9 +272,12 @@ def _move_the_pixel_explorer(explorer: OnPage) -> None:
     explorer.says("CIL at row ")
     explorer.screenshot("pixel_before")
     with explorer.another_picture():
-        explorer.press("row", "Home", "ArrowRight", "ArrowRight")
-        explorer.press("column", "End")
-        explorer.says("CIL at row 2, column 127: the label it may see is ")
+        explorer.press("row", "End")
+        explorer.says("CIL at row 63, ")
+        explorer.press("row", "ArrowLeft")
+        explorer.says("CIL at row 62, ")
+        explorer.press("column", "Home")
+        explorer.says("CIL at row 62, column 0: the label it may see is ")
     with explorer.another_picture():
         explorer.menu("student", "End")
     with explorer.another_picture():
@@ -281,24 +286,25 @@ def _move_the_pixel_explorer(explorer: OnPage) -> None:
     expect(explorer.sentence.locator("b")).to_contain_text("run 08_lwm.ipynb")
     with explorer.another_picture():
         explorer.menu("method", "Home")
-        explorer.says("FT at row 2, column 127: ")
+        explorer.says("FT at row 62, column 0: ")
 
 
 def _click_pixels(explorer: OnPage, figure: Figure) -> None:
-    """In full size, then in a page so narrow that the picture is scaled down."""
-    size = explorer.picture.evaluate("picture => [picture.naturalWidth, picture.naturalHeight]")
-    assert size == [figure.bbox.width, figure.bbox.height]
+    """Scaled up in a wide page, down in a narrow one; the browser counts whole pixels of its own.
+
+    figure: of the same explorer, for the places of its pictures
+    """
     pictures = [ax for ax in figure.axes if ax.images]
-    for width, (row, column), ax in zip(
-        (1500, 1500, 700, 700), [(40, 100), (5, 9), (20, 70), (60, 3)], pictures, strict=True
-    ):
+    clicks = [(1500, 40, 100), (1500, 5, 9), (700, 20, 70), (700, 60, 3)]
+    for ax, (width, row, column) in zip(pictures, clicks, strict=True):
         explorer.page.set_viewport_size({"width": width, "height": 1200})
-        x, y = ax.transData.transform((column, row))
+        x, y = figure.transFigure.inverted().transform(ax.transData.transform((column, row)))
         box = explorer.picture.bounding_box()
-        place = {"x": x / size[0] * box["width"], "y": (1 - y / size[1]) * box["height"]}
         with explorer.another_picture():
-            explorer.picture.click(position=place)
-        print(width, row, column, explorer.picture.bounding_box(), explorer.text())
+            explorer.picture.click(position={"x": x * box["width"], "y": (1 - y) * box["height"]})
+            near = [f"({at - 1}|{at}|{at + 1})" for at in (row, column)]
+            expect(explorer.sentence).to_have_text(re.compile("row {}, column {}:".format(*near)))
+    explorer.screenshot("pixel_after")
 
 
 def test_notebook_01_by_key(run_all, tmp_path):
