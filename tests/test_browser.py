@@ -137,7 +137,7 @@ def run_all(lab, browser, toys) -> Iterator[Callable[[str, Path], Page]]:
         page.locator('[data-command="runmenu:run-all"]').click()
         end = page.locator(OUTPUT, has_text="the end")
         error = page.locator(f"{OUTPUT}[data-mime-type$=stderr]", has_text="Error")
-        end.or_(error).first.wait_for(state="attached")
+        end.or_(error).first.wait_for(state="attached", timeout=4 * PATIENCE * 1000)
         assert problems == []
         return page
 
