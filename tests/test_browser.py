@@ -20,19 +20,22 @@ import nbformat
 import papermill as pm
 import pytest
 from matplotlib.figure import Figure
-from playwright.sync_api import Browser, Locator, Page, expect, sync_playwright
 
 from cilkit.study import Study
 from cilkit.widgets import pixel_explorer
+
+api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+Browser, Locator, Page, expect = api.Browser, api.Locator, api.Page, api.expect
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 NAMES = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 90  # seconds, for a page on a busy machine
-OWN_FOLDERS = [  # what Jupyter would keep in the user's home
+OWN_FOLDERS = [  # what Jupyter, and the npm that it asks for language servers, keep at home
     *("JUPYTER_CONFIG_DIR", "JUPYTER_DATA_DIR", "JUPYTER_RUNTIME_DIR"),
     *("JUPYTERLAB_SETTINGS_DIR", "JUPYTERLAB_WORKSPACES_DIR", "IPYTHONDIR"),
+    "NPM_CONFIG_CACHE",
 ]
 NO_NEWS = {
     "@jupyterlab/apputils-extension:notification": {
@@ -108,7 +111,7 @@ def _about(server: subprocess.Popen, runtime: Path, log: Path) -> dict:
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory) -> Iterator[Browser]:
     home = {"HOME": str(tmp_path_factory.mktemp("home"))}
-    with sync_playwright() as playwright:
+    with api.sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=CHROMIUM, env=os.environ | home)
         yield browser
         browser.close()
