@@ -13,7 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 
 import torch
-from ipywidgets import Dropdown, ValueWidget
+from ipywidgets import SelectionSlider, ValueWidget
 
 from benchmarks.timing import Row, seconds
 from cilkit import METHODS, Study
@@ -50,7 +50,7 @@ def opened(study: Study) -> Iterator[tuple[str, Explorer]]:
 
 def moves(control: ValueWidget, changes: int) -> list:
     """Values for a control, or numbers for a menu, that are all changes."""
-    if isinstance(control, Dropdown):
+    if isinstance(control, SelectionSlider):
         now, places = control.index, range(len(control.options))
     else:
         now, last = control.value, round((control.max - control.min) / control.step)
@@ -64,7 +64,7 @@ def answers(explorer: Explorer, changes: int) -> dict[str, float]:
     for name, control in explorer.controls.items():
         took = []
         for place in 2 * moves(control, changes):
-            attribute = "index" if isinstance(control, Dropdown) else "value"
+            attribute = "index" if isinstance(control, SelectionSlider) else "value"
             took.append(1000 * seconds(partial(setattr, control, attribute, place)))
             if "Error" in explorer.sentence:
                 raise RuntimeError(f"{name} = {place!r}: {explorer.sentence}")

@@ -15,7 +15,17 @@ from io import BytesIO
 import pandas as pd
 from ipyevents import Event
 from IPython.display import DisplayHandle, display
-from ipywidgets import HTML, Box, Dropdown, FloatSlider, Image, IntSlider, Layout, ValueWidget, VBox
+from ipywidgets import (
+    HTML,
+    Box,
+    FloatSlider,
+    Image,
+    IntSlider,
+    Layout,
+    SelectionSlider,
+    ValueWidget,
+    VBox,
+)
 from matplotlib.figure import Figure
 from torch import Tensor
 from traitlets import Unicode
@@ -54,7 +64,9 @@ class Explorer(VBox):
     ):
         """If `clickable`, a click on a picture sets the sliders "row" and "column"."""
         self.draw, self.controls, self.figure = draw, dict(controls), None
-        self.picture = _Picture(format="png", layout=Layout(max_width="100%"))
+        self.picture = _Picture(
+            format="png", layout=Layout(max_width="100%", align_self="flex-start")
+        )
         self.text = HTML()
         for part, name in ((self.picture, "picture"), (self.text, "text")):
             part.add_class(f"cilkit-{name}")
@@ -65,9 +77,19 @@ class Explorer(VBox):
         super().__init__([row, self.text, self.picture])
         if clickable:
             self._event = Event(source=self.picture, watched_events=["click"])
-            self._event.on_dom_event(lambda event: self.click(event["dataX"], event["dataY"]))
+            self._event.on_dom_event(self._clicked)
         self._clickable = clickable
         self._update()
+
+    def _clicked(self, event: dict) -> None:
+        """A click as the browser tells it, in whole pixels of the page, where pictures are scaled.
+
+        The middle of such a pixel is meant.
+        """
+        if self.figure is not None:
+            across = (event["relativeX"] + 0.5) / event["boundingRectWidth"]
+            down = (event["relativeY"] + 0.5) / event["boundingRectHeight"]
+            self.click(across * self.figure.bbox.width, down * self.figure.bbox.height)
 
     def click(self, x: float, y: float) -> None:
         """A click at a pixel of the picture, counted from its upper left corner."""
@@ -340,10 +362,11 @@ def _number(name: str, low: int, high: int, value: int) -> IntSlider:
     return IntSlider(value, min=low, max=high, description=name, **_SETTINGS)
 
 
-def _menu(name: str, options: list, start: int = 0) -> Dropdown:
+def _menu(name: str, options: list, start: int = 0) -> SelectionSlider:
+    """Names to choose from. In a drop-down list JupyterLab would take the arrows and letters."""
     if not options:
         raise ValueError(f"no {name} to choose from; give at least one")
-    return Dropdown(options=options, index=start, description=name)
+    return SelectionSlider(options=options, index=start, description=name, **_SETTINGS)
 
 
 # one picture a move, not one for each step on the way; names in full

@@ -17,6 +17,7 @@ from cilkit.erfnet import ERFNet
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.runs import Run
+from cilkit.toyscapes import write_toyscapes
 from cilkit.transforms import Augmentation
 
 # tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x
@@ -91,6 +92,12 @@ def camvid_folder(tmp_path: Path) -> Path:
 def scenes(tmp_path_factory: pytest.TempPathFactory) -> StreetScenes:
     """A tiny Cityscapes of one image a city; not to be changed."""
     return open_data(_write_cityscapes(tmp_path_factory.mktemp("scenes") / "tinyscapes"))
+
+
+@pytest.fixture(scope="session")
+def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A Toyscapes of a few small scenes; not to be changed."""
+    return write_toyscapes(tmp_path_factory.mktemp("data") / "toys", fraction=32, size=(64, 128))
 
 
 @pytest.fixture(scope="session")

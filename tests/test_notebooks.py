@@ -10,7 +10,6 @@ import papermill as pm
 import pytest
 
 from cilkit.classes import load_split
-from cilkit.toyscapes import write_toyscapes
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
@@ -31,11 +30,6 @@ LEAVES = {  # the runs that a notebook must have made or found
     "11_entropy_weights": ["CIL_T3", "CIL_wo_weights_T3", "LWOF_T2"],
     "12_results": [],
 }
-
-
-@pytest.fixture(scope="module")
-def toys(tmp_path_factory) -> Path:
-    return write_toyscapes(tmp_path_factory.mktemp("data") / "toys", fraction=32, size=(64, 128))
 
 
 @pytest.fixture(scope="module")
