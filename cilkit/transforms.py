@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -11,6 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from cilkit.classes import VOID
 from cilkit.datasets import LabelledImages
+from cilkit.parameters import check, is_number, is_whole
 
 
 @dataclass(frozen=True)
@@ -32,11 +34,25 @@ class Augmentation:
     hue: float = 0.1
 
     def __post_init__(self) -> None:
-        low, high = self.rescale
-        if not 0 < low <= high:
-            raise ValueError(f"rescale is {self.rescale}; wanted (low, high) with 0 < low <= high")
-        if min(self.crop) < 8 or self.crop[0] % 8 or self.crop[1] % 8:
-            raise ValueError(f"crop is {self.crop}; wanted height and width in multiples of 8")
+        for most, names in (
+            (180, ["rotation"]),
+            (1, ["flip", "brightness", "contrast", "saturation"]),
+            (0.5, ["hue"]),
+        ):
+            check(self, f"a number from 0 to {most}", partial(is_number, most=most), *names)
+        check(
+            self,
+            "(low, high) with 0 < low <= high",
+            lambda v: _is_pair(v) and all(map(is_number, v)) and 0 < v[0] <= v[1],
+            "rescale",
+        )
+        check(
+            self,
+            "height and width in multiples of 8",
+            lambda v: _is_pair(v) and all(is_whole(side, 8) and side % 8 == 0 for side in v),
+            "crop",
+        )
+        check(self, "True or False", lambda v: isinstance(v, bool), "rescale_divides")
 
     def crop_within(self, size: tuple[int, int]) -> tuple[int, int]:
         """The crop, or what an image of `size` (h, w) has of it at the smallest factor."""
@@ -64,6 +80,10 @@ class Augmentation:
                 v2.ToDtype({tv_tensors.Image: torch.float32, "others": None}, scale=True),
             ]
         )
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 class RandomRescale(v2.Transform):

@@ -566,7 +566,7 @@ def test_an_unknown_preset_is_answered_before_the_data_is_looked_for(tmp_path):
 
 
 def test_a_setting_the_configuration_does_not_have_is_refused(scenes, tmp_path):
-    with pytest.raises(TypeError, match="epoch"):
+    with pytest.raises(ValueError, match=r"unknown setting 'epoch' \(did you mean 'epochs'\?\)"):
         Study(scenes.root, tmp_path, "smoke", epoch=3)
     with pytest.raises(ValueError, match="epochs is 0"):
         Study(scenes.root, tmp_path, "smoke", epochs=0)
