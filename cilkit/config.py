@@ -5,7 +5,7 @@ from functools import partial
 from typing import Literal
 
 from cilkit.classes import unknown
-from cilkit.parameters import check, is_number, is_whole
+from cilkit.parameters import check, check_path, is_number, is_switch, is_whole
 from cilkit.transforms import Augmentation
 
 
@@ -34,19 +34,10 @@ class TrainConfig:
         check(self, "a whole number from 0", is_whole, "workers")
         check(self, "a positive number", lambda v: is_number(v) and v > 0, "learning_rate", "power")
         check(self, "a number from 0", is_number, "weight_decay")
-        check(
-            self,
-            "True or False, without quotes",
-            lambda v: isinstance(v, bool),
-            *("normalise", "identity_start"),
-        )
+        check(self, "True or False, without quotes", is_switch, "normalise", "identity_start")
         check(self, "an Augmentation(...)", lambda v: isinstance(v, Augmentation), "augmentation")
-        check(
-            self,
-            "the path of a file as text, or None",
-            lambda v: v is None or (isinstance(v, str) and v.strip() != ""),
-            "encoder_weights",
-        )
+        if self.encoder_weights is not None:
+            check_path("encoder_weights", self.encoder_weights)
         for name, choices in (
             ("schedule", ["step", "epoch"]),
             ("start", ["random", "teacher"]),

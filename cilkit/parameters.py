@@ -30,12 +30,17 @@ def is_whole(value: object, least: int = 0) -> bool:
     return isinstance(value, int) and is_number(value, least)
 
 
+def is_switch(value: object) -> bool:
+    """Whether a value is True or False; the text "false" would count as True."""
+    return isinstance(value, bool)
+
+
 def check_path(name: str, path: object) -> None:
     """A ValueError if a parameter is no path; an empty one would be the project folder."""
     if not isinstance(path, str | Path) or not str(path).strip():
         raise ValueError(
-            f"{name} is {path!r}; wanted the path of a folder, as text: {name} = 'data/...' in the "
-            f"parameters cell, or papermill's -r {name} data/..."
+            f"{name} is {path!r}; wanted a path as text: {name} = 'data/...' in a notebook, or "
+            f"papermill's -r {name} data/..."
         )
 
 

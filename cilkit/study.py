@@ -132,8 +132,7 @@ class Study:
         folder = self.folder / runs.run_name(stage, name)
         if (found := self._matching(folder, config)) is not None:
             return found
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):  # freed by the system if we crash
+        with _alone(folder):
             if (found := self._matching(folder, config)) is not None:
                 return found  # another process has trained it while we waited
             if runs.is_finished(folder):
@@ -214,6 +213,23 @@ def _as_method(method: str | Method) -> Method:
 def _may_be_folder(path: Path) -> bool:
     """Whether a path is a folder, or can be made one."""
     return next(p for p in (path, *path.parents) if p.exists()).is_dir()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains this run meanwhile; an OSError if nothing can be written there."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder.parent} ({error}); choose RUNS where you may write"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from torchvision.transforms import InterpolationMode, v2
 
 from cilkit.classes import VOID
 from cilkit.datasets import LabelledImages
-from cilkit.parameters import check, is_number, is_whole
+from cilkit.parameters import check, is_number, is_switch, is_whole
 
 
 @dataclass(frozen=True)
@@ -52,7 +52,7 @@ class Augmentation:
             lambda v: _is_pair(v) and all(is_whole(side, 8) and side % 8 == 0 for side in v),
             "crop",
         )
-        check(self, "True or False", lambda v: isinstance(v, bool), "rescale_divides")
+        check(self, "True or False, without quotes", is_switch, "rescale_divides")
 
     def crop_within(self, size: tuple[int, int]) -> tuple[int, int]:
         """The crop, or what an image of `size` (h, w) has of it at the smallest factor."""
