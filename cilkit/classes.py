@@ -153,10 +153,10 @@ def load_split(source: str | Path = "cityscapes") -> Split:
     if path.suffix != ".toml":
         path = SPLITS / f"{source}.toml"
     if not path.is_file():
-        known = ", ".join(sorted(file.stem for file in SPLITS.glob("*.toml")))
+        known = sorted(file.stem for file in SPLITS.glob("*.toml"))
         raise FileNotFoundError(
-            f"no split file {path}; use one of: {known}, or the path of your own .toml "
-            f"written like {SPLITS.name}/cityscapes.toml"
+            f"no split file {path}{nearest(source, known)}; use one of: {', '.join(known)}, or the "
+            f"path of your own .toml written like {SPLITS.name}/cityscapes.toml"
         )
     try:
         table = tomllib.loads(path.read_text(encoding="utf-8"))

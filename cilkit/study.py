@@ -138,7 +138,6 @@ class Study:
             if runs.is_finished(folder):
                 differences = ", ".join(runs.differences(runs.load(folder).config, config))
                 print(f"{folder.name} was trained with other {differences}: training again.")
-                print(f"The old run lies in {runs.set_aside(folder)}.")
             return self._train(folder, config, stage, images, method, models)
 
     def _matching(self, folder: Path, config: dict) -> Run | None:
@@ -182,6 +181,8 @@ class Study:
                 )
         test = self.data.test_set(stage.name, self.config.height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
+        if runs.is_finished(folder):  # not before there is a better one
+            print(f"The old run lies in {runs.set_aside(folder)}.")
         run = runs.save(folder, network, config, history, scores, self.split)
         checkpoint.remove()
         return run
