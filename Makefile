@@ -12,6 +12,13 @@ BIN := .venv/bin
 endif
 READY := .venv/ready
 
+# a name that is mistyped, as in `make study SED=1`, would otherwise be ignored
+GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
+STRANGE := $(filter-out DATA PRESET SEED RUNS FIGURES PYTHON,$(filter-out -%,$(GIVEN)))
+ifneq ($(STRANGE),)
+$(error unknown variable $(STRANGE); choose from DATA PRESET SEED RUNS FIGURES PYTHON)
+endif
+
 .PHONY: study test lab bench constraints
 
 # Execute the notebooks in order and print Tables II and III. What is done is not done again.

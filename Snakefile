@@ -7,12 +7,19 @@ notebook that is executed again loads every run that still matches.
 import sys
 from pathlib import Path
 
+from cilkit.classes import unknown
+from cilkit.config import get_config
 from cilkit.datasets import resolve
+from cilkit.parameters import PARAMETERS, check_seed
 
+for key in config:
+    if key not in PARAMETERS:
+        raise ValueError(unknown("parameter", key, list(PARAMETERS)))
 DATA = str(config.get("DATA", "toyscapes"))
 RUNS = str(config.get("RUNS", "data/runs"))
-PRESET = str(config.get("PRESET", "quick"))
-SEED = int(config.get("SEED", 0))
+PRESET, SEED = config.get("PRESET", "quick"), config.get("SEED", 0)
+get_config(PRESET)
+check_seed(SEED)
 
 FOLDER = resolve(RUNS) / resolve(DATA).name.lower() / PRESET / f"seed{SEED}"
 DONE, EXECUTED = FOLDER / "done", FOLDER / "notebooks"

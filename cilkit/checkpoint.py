@@ -1,12 +1,13 @@
 """A training's state in a file, so that one that was stopped at any moment goes on from there."""
 
+import hashlib
 import json
-import os
 from pathlib import Path
 from time import perf_counter
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from safetensors import torch as safetensors
 from torch import Tensor
 
 from cilkit import runs
@@ -34,10 +35,13 @@ class FileCheckpoint:
             return None
         try:
             with safe_open(self.file, "pt") as content:
-                config, facts = (json.loads(content.metadata()[k]) for k in ("config", "facts"))
+                texts = content.metadata()
                 tensors = {key: content.get_tensor(key) for key in content.keys()}  # noqa: SIM118
-        except (SafetensorError, OSError, ValueError, KeyError, TypeError) as error:
+            if texts.pop("sum") != _sum(tensors, texts):
+                raise ValueError("it has another checksum")
+        except (SafetensorError, OSError, ValueError, KeyError, AttributeError) as error:
             return self._refuse(f"is damaged ({type(error).__name__}: {error})")
+        config, facts = json.loads(texts["config"]), json.loads(texts["facts"])
         differ = runs.differences(config, self.config)
         if differ:
             return self._refuse(f"is of other {', '.join(differ)}")
@@ -58,14 +62,11 @@ class FileCheckpoint:
 
     def save(self, tensors: dict[str, Tensor], facts: dict) -> None:
         """Keep a state instead of the one before, which stays until this one is on the disk."""
+        tensors = {name: value.cpu().contiguous() for name, value in tensors.items()}
+        texts = {"config": json.dumps(self.config), "facts": json.dumps(facts)}
+        texts["sum"] = _sum(tensors, texts)
         try:
-            save_file(
-                {name: value.cpu().contiguous() for name, value in tensors.items()},
-                self._unfinished,
-                {"config": json.dumps(self.config), "facts": json.dumps(facts)},
-            )
-            with self._unfinished.open("r+b") as written:
-                os.fsync(written.fileno())
+            runs.write(self._unfinished, safetensors.save(tensors, texts))
             self._unfinished.replace(self.file)
         finally:
             self._unfinished.unlink(missing_ok=True)
@@ -75,3 +76,12 @@ class FileCheckpoint:
         """Forget the state: the training is done."""
         for file in (self.file, self._unfinished):
             file.unlink(missing_ok=True)
+
+
+def _sum(tensors: dict[str, Tensor], texts: dict[str, str]) -> str:
+    """A checksum of all that a state is: a file of weights has none of its own."""
+    digest = hashlib.sha256(json.dumps(texts, sort_keys=True).encode())
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.reshape(-1).view(torch.uint8).numpy())
+    return digest.hexdigest()

@@ -1,9 +1,11 @@
 """The choices of a training, and the presets from seconds to the paper's protocol."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field, fields, replace
+from functools import partial
 from typing import Literal
 
 from cilkit.classes import unknown
+from cilkit.parameters import check, check_path, is_number, is_switch, is_whole
 from cilkit.transforms import Augmentation
 
 
@@ -27,13 +29,15 @@ class TrainConfig:
     workers: int = 0  # processes that decode and augment; 0: this one
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch", "height"):
-            value = getattr(self, name)
-            if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-                raise ValueError(f"{name} is {value!r}; wanted a whole number from 1")
-        for name in ("learning_rate", "power"):
-            if not getattr(self, name) > 0:
-                raise ValueError(f"{name} is {getattr(self, name)!r}; wanted a positive number")
+        positive = partial(is_whole, least=1)
+        check(self, "a whole number from 1", positive, "epochs", "batch", "height")
+        check(self, "a whole number from 0", is_whole, "workers")
+        check(self, "a positive number", lambda v: is_number(v) and v > 0, "learning_rate", "power")
+        check(self, "a number from 0", is_number, "weight_decay")
+        check(self, "True or False, without quotes", is_switch, "normalise", "identity_start")
+        check(self, "an Augmentation(...)", lambda v: isinstance(v, Augmentation), "augmentation")
+        if self.encoder_weights is not None:
+            check_path("encoder_weights", self.encoder_weights)
         for name, choices in (
             ("schedule", ["step", "epoch"]),
             ("start", ["random", "teacher"]),
@@ -76,8 +80,15 @@ PRESETS = {
 }
 
 
-def get_config(preset: str) -> TrainConfig:
-    """The configuration of a preset; a ValueError lists the names there are."""
-    if preset not in PRESETS:
+def get_config(preset: str, **changes: object) -> TrainConfig:
+    """The configuration of a preset with some fields replaced.
+
+    A ValueError lists the names there are of presets or fields.
+    """
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(unknown("preset", preset, list(PRESETS)))
-    return PRESETS[preset]
+    known = [field.name for field in fields(TrainConfig)]
+    for name in changes:
+        if name not in known:
+            raise ValueError(unknown("setting", name, known))
+    return replace(PRESETS[preset], **changes)

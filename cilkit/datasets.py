@@ -3,13 +3,14 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from io import BytesIO
 from pathlib import Path
 from typing import Literal
 
 import numpy as np
 import torch
 import torchvision
-from PIL import Image, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import Dataset
 from torchvision import tv_tensors
@@ -17,7 +18,8 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from cilkit.cache import cache_folder, fill, read
-from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split
+from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split, nearest
+from cilkit.parameters import check_path
 from cilkit.toyscapes import write_toyscapes
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
@@ -183,12 +185,11 @@ def network_size(size: tuple[int, int], height: int | None) -> list[int]:
 
 def read_label_ids(path: Path, split: Split) -> np.ndarray:
     """The label ids in a file, (H, W) uint8; a ValueError if they are not ids of this split."""
-    picture = _read(path)
-    if picture.mode not in ("L", "P"):
-        raise ValueError(
-            f"{path} has mode {picture.mode}: a colour or 16-bit image; wanted one 8-bit label id "
-            "a pixel (Cityscapes: the files ending in _labelIds.png)"
-        )
+    picture = _read(
+        path,
+        ("L", "P"),
+        "one 8-bit label id a pixel (Cityscapes: the files ending in _labelIds.png)",
+    )
     ids = np.array(picture)
     found = np.flatnonzero(picture.histogram())
     train_ids = split.name == "cityscapes" and 255 in found and found[:-1].max(initial=0) <= 18
@@ -208,21 +209,35 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
 
 def _read_size(path: Path) -> tuple[int, int]:
     """Height and width, from the first bytes of an image file."""
-    return _read(path, pixels=False).size[::-1]
-
-
-def _read(path: Path, pixels: bool = True) -> Image.Image:
     try:
-        with Image.open(path) as picture:
-            if pixels:
-                picture.load()
-            return picture
-    except (UnidentifiedImageError, OSError, SyntaxError) as error:
+        with Image.open(path, formats=["PNG"]) as picture:
+            return picture.size[::-1]
+    except Exception as error:  # as in _read
         raise _unreadable(path, error) from error
 
 
 def _unreadable(path: Path, error: Exception) -> ValueError:
     return ValueError(f"{path} cannot be read as an image ({error}); unpack or download it again")
+
+
+def _read(
+    path: Path,
+    modes: Sequence[str] = ("RGB", "L", "P"),
+    wanted: str = "8 bits a colour and no alpha; save it as RGB",
+) -> Image.Image:
+    """A PNG file with nothing damaged in it, in one of some modes; else a ValueError."""
+    try:
+        content = path.read_bytes()
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            picture.verify()  # the checksums, which reading alone does not compare
+        with Image.open(BytesIO(content), formats=["PNG"]) as picture:
+            depth = picture.tile[0].args  # "L;4": four bits, which Pillow stretches to eight
+            picture.load()
+    except Exception as error:  # on foreign bytes, a decoder may fail in any way
+        raise _unreadable(path, error) from error
+    if picture.mode not in modes or picture.mode not in (depth, "P"):
+        raise ValueError(f"{path} has mode {depth}; wanted {wanted}")
+    return picture
 
 
 @dataclass(frozen=True)
@@ -307,6 +322,7 @@ def open_data(data: Path | str) -> StreetScenes:
     classes and stages. Raises FileNotFoundError for what is missing, naming where it was looked
     for, and ValueError for images and labels that do not pair up.
     """
+    check_path("DATA", data)
     if data == "toyscapes":
         return open_folder(write_toyscapes(ROOT / "data" / "toyscapes"))
     return open_folder(resolve(data))
@@ -314,10 +330,22 @@ def open_data(data: Path | str) -> StreetScenes:
 
 def open_folder(root: Path) -> StreetScenes:
     """Open a folder by its layout; see `open_data`."""
+    try:
+        return _open_folder(root)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"{root} cannot be read ({error}); check the permissions of what is named there"
+        ) from error
+
+
+def _open_folder(root: Path) -> StreetScenes:
     if not root.is_dir():
+        near = [folder.name for folder in root.parent.glob("*/")] if root.parent.is_dir() else []
         raise FileNotFoundError(
-            f"no data folder {root}; data/README.md says how to get Cityscapes and CamVid, "
-            "or set DATA = 'toyscapes' to run without them"
+            f"no data folder {root}{nearest(root.name, ['toyscapes', *near])}; data/README.md says "
+            "how to get Cityscapes and CamVid, or set DATA = 'toyscapes' to run without them"
         )
     if (root / "split.toml").is_file():
         split = load_split(root / "split.toml")
@@ -357,8 +385,8 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
             )
     return _pairs(
         images,
-        sorted(images.glob("*_leftImg8bit.png")),
-        sorted(labels.glob("*_gtFine_labelIds.png")),
+        _files(images, "_leftImg8bit.png"),
+        _files(labels, "_gtFine_labelIds.png"),
         stem=lambda file: file.name.split("_leftImg8bit")[0].split("_gtFine")[0],
         city=lambda file: city,
     )
@@ -397,11 +425,25 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
             )
     return _pairs(
         root / part,
-        sorted((root / part).glob("*.png")),
-        sorted((root / f"{part}annot").glob("*.png")),
+        _files(root / part, ".png"),
+        _files(root / f"{part}annot", ".png"),
         stem=lambda file: file.stem,
         city=lambda file: file.name.split("_")[0],
     )
+
+
+def _files(folder: Path, ending: str) -> list[Path]:
+    """The files of a folder with that ending, sorted; each is there and not empty."""
+    files = sorted(file for file in folder.iterdir() if file.name.endswith(ending))
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"{file} is no file: a folder, or a link that leads nowhere; unpack the data set "
+                "again, or remove it together with its image or label"
+            )
+        if file.stat().st_size == 0:
+            raise ValueError(f"{file} is empty; unpack or download it again")
+    return files
 
 
 READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}

@@ -6,7 +6,6 @@ Module and parameter names are those of the published weight files, so these loa
 from collections.abc import Mapping
 from copy import deepcopy
 from pathlib import Path
-from pickle import UnpicklingError
 
 import torch
 from torch import Tensor, nn
@@ -213,7 +212,9 @@ def load_weights(network: nn.Module, file: Path | str) -> None:
     try:
         content = torch.load(file, map_location="cpu", weights_only=True)
         state = reference_names(content.get("state_dict", content))
-    except (UnpicklingError, KeyError, EOFError, RuntimeError, AttributeError) as error:
+        if not all(isinstance(value, Tensor) for value in state.values()):
+            raise TypeError("it holds other things than tensors")
+    except Exception as error:  # foreign bytes may fail in any way
         raise ValueError(f"{file} is not a file of weights: {error}; download it again") from error
     if isinstance(network, Encoder):
         state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder")}

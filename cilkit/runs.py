@@ -16,13 +16,14 @@ from pathlib import Path
 import pandas as pd
 from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
-from safetensors.torch import load_file, save_file
+from safetensors import torch as safetensors
 
-from cilkit.classes import Split, Stage
+from cilkit.classes import Split, Stage, unknown
 from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
 
-FILES = ("weights.safetensors", "config.json", "history.csv", "scores.json")
+WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
+FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
 NEW_TEACHER = "LWM teacher"  # the model of the new classes alone, eq. (6)
 NOTEBOOKS = {  # which notebook makes the runs of a method
     "T1": "05_train_t1",
@@ -61,23 +62,27 @@ class Run:
 
     def iou(self, class_set: str) -> pd.Series:
         """IoU in % of each class of a class set; NaN for a class with an empty union."""
-        return pd.Series(self.scores["iou"][class_set], name=self.folder.name, dtype=float)
+        return pd.Series(self._of("iou", class_set), name=self.folder.name, dtype=float)
 
     def confusion(self, class_set: str) -> pd.DataFrame:
         """Pixel counts, rows: labels, columns: predictions."""
-        names = list(self.scores["iou"][class_set])
-        return pd.DataFrame(self.scores["confusion"][class_set], names, names)
+        names = list(self._of("iou", class_set))
+        return pd.DataFrame(self._of("confusion", class_set), names, names)
+
+    def _of(self, kind: str, class_set: str) -> dict | list:
+        if class_set not in self.scores[kind]:
+            raise ValueError(unknown("class set", class_set, list(self.scores[kind])))
+        return self.scores[kind][class_set]
 
     def network(self) -> ERFNet:
-        """The trained network, on the CPU, in evaluation mode."""
+        """The trained network, on the CPU, in evaluation mode; ValueError if a file is damaged."""
         network = ERFNet(*self.config["decoders"], normalise=self.config["train"]["normalise"])
-        network.load_state_dict(load_file(self.folder / "weights.safetensors"))
+        network.load_state_dict(safetensors.load(read(self.folder / WEIGHTS)))
         return network.eval()
 
     def digest(self) -> str:
         """Hash of the weights, by which a student names its teacher."""
-        content = (self.folder / "weights.safetensors").read_bytes()
-        return hashlib.sha256(content).hexdigest()[:16]
+        return _sum(read(self.folder / WEIGHTS))[:16]
 
 
 def run_name(stage: Stage, method: str) -> str:
@@ -106,11 +111,16 @@ def save(
     unfinished.mkdir()
     try:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        save_file(state, unfinished / "weights.safetensors")
         decoders = [decoder.num_classes for decoder in network.decoders]
-        _write_json(unfinished / "config.json", config | {"decoders": decoders})
-        history.to_csv(unfinished / "history.csv", index=False)
-        _write_json(unfinished / "scores.json", _as_dict(scores, split))
+        files = {
+            WEIGHTS: safetensors.save(state),
+            "config.json": _as_json(config | {"decoders": decoders}),
+            "history.csv": history.to_csv(index=False).encode(),
+            "scores.json": _as_json(_as_dict(scores, split)),
+        }
+        sums = "".join(f"{_sum(content)}  {name}\n" for name, content in files.items())
+        for name, content in (files | {SUMS: sums.encode()}).items():
+            write(unfinished / name, content)
         if folder.exists() and not is_finished(folder):
             set_aside(folder)
         try:
@@ -123,13 +133,50 @@ def save(
     return load(folder)
 
 
+def write(file: Path, content: bytes) -> None:
+    """Write a file, which is on the disk when this returns; an OSError says what to do if not."""
+    try:
+        with file.open("wb") as unfinished:
+            unfinished.write(content)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{file} could not be written ({error}). Make room on the disk, or choose RUNS where "
+            "you may write; then run this again: what was finished is kept"
+        ) from error
+
+
+def read(file: Path) -> bytes:
+    """A file of a run as it was saved; a ValueError if it was edited or damaged since."""
+    try:
+        content, sums = file.read_bytes(), (file.parent / SUMS).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error}); check its permissions") from error
+    if f"{_sum(content)}  {file.name}".encode() not in sums.splitlines():
+        raise ValueError(
+            f"{file} is not as it was saved: {SUMS} beside it has another checksum, so one of them "
+            f"was edited or damaged. Put it back, or move {file.parent} away and run this again: "
+            "it is trained anew then"
+        )
+    return content
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
 def is_finished(folder: Path) -> bool:
     """Whether a folder holds a whole run."""
     return all((folder / file).is_file() for file in FILES)
 
 
 def load(folder: Path) -> Run:
-    """Read a finished run; a FileNotFoundError says what is missing and what is there instead."""
+    """Read a finished run; a FileNotFoundError says what is missing and what is there instead.
+
+    A ValueError names a file that was edited or damaged since it was saved; of the weights, not
+    before they are used.
+    """
     if not is_finished(folder):
         missing = [file for file in FILES if not (folder / file).is_file()]
         if folder.is_dir():
@@ -147,9 +194,9 @@ def load(folder: Path) -> Run:
         )
     return Run(
         folder,
-        json.loads((folder / "config.json").read_text(encoding="utf-8")),
-        pd.read_csv(folder / "history.csv"),
-        json.loads((folder / "scores.json").read_text(encoding="utf-8")),
+        json.loads(read(folder / "config.json")),
+        pd.read_csv(BytesIO(read(folder / "history.csv"))),
+        json.loads(read(folder / "scores.json")),
     )
 
 
@@ -287,5 +334,5 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value  # JSON has no NaN
 
 
-def _write_json(file: Path, content: dict) -> None:
-    file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+def _as_json(content: dict) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

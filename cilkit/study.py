@@ -18,6 +18,7 @@ from cilkit.evaluation import evaluate
 from cilkit.loop import Watch
 from cilkit.memory import check_size, choose, rate
 from cilkit.methods import Method, get_method
+from cilkit.parameters import check_injected, check_path, check_seed
 from cilkit.provenance import code_version, environment
 from cilkit.runs import NEW_TEACHER, Run
 from cilkit.train import fit, fit_stage
@@ -50,12 +51,15 @@ class Study:
         are set aside and trained again. show(name, history) is called after each epoch of each
         training, such as `widgets.show_training()`.
         """
-        self.config: TrainConfig = replace(get_config(preset), **changes)
-        if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-            raise ValueError(f"SEED is {seed!r}; wanted a whole number from 0")
+        check_injected()
+        check_seed(seed)
+        check_path("RUNS", runs)
+        self.config: TrainConfig = get_config(preset, **changes)
         self.preset, self.seed, self.show = preset, seed, show
         self.data = open_data(data)
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
+        if not _may_be_folder(self.folder):
+            raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
 
     @property
     def split(self) -> Split:
@@ -72,8 +76,7 @@ class Study:
         are the same. One that does not is set aside, after saying in what it differs.
         """
         at, height = self.stage(stage), self.config.height
-        if isinstance(method, str) and method != "SS":
-            method = get_method(method)
+        method = method if method == "SS" else _as_method(method)
         if at.number == 1 or method == "SS":
             images = self.data.single_stage(stage, height)
             return self._run(at, "SS" if at.number > 1 else stage, images)
@@ -102,7 +105,7 @@ class Study:
 
         Its own run in the stage rates them.
         """
-        method = get_method(method) if isinstance(method, str) else method
+        method = _as_method(method)
         if method.memory is None:
             raise ValueError(
                 f"{method.name} has no memory; give it one: replace(method, memory=Memory(...))"
@@ -129,14 +132,12 @@ class Study:
         folder = self.folder / runs.run_name(stage, name)
         if (found := self._matching(folder, config)) is not None:
             return found
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with FileLock(folder.with_name(f".{folder.name}.lock")):  # freed by the system if we crash
+        with _alone(folder):
             if (found := self._matching(folder, config)) is not None:
                 return found  # another process has trained it while we waited
             if runs.is_finished(folder):
                 differences = ", ".join(runs.differences(runs.load(folder).config, config))
                 print(f"{folder.name} was trained with other {differences}: training again.")
-                print(f"The old run lies in {runs.set_aside(folder)}.")
             return self._train(folder, config, stage, images, method, models)
 
     def _matching(self, folder: Path, config: dict) -> Run | None:
@@ -180,6 +181,8 @@ class Study:
                 )
         test = self.data.test_set(stage.name, self.config.height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
+        if runs.is_finished(folder):  # not before there is a better one
+            print(f"The old run lies in {runs.set_aside(folder)}.")
         run = runs.save(folder, network, config, history, scores, self.split)
         checkpoint.remove()
         return run
@@ -202,6 +205,32 @@ class Study:
             **{role: run.digest() for role, run in models.items()},
             "code": code_version(method),
         }
+
+
+def _as_method(method: str | Method) -> Method:
+    return method if isinstance(method, Method) else get_method(method)
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether a path is a folder, or can be made one."""
+    return next(p for p in (path, *path.parents) if p.exists()).is_dir()
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains this run meanwhile; an OSError if nothing can be written there."""
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
+    try:
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire()
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder.parent} ({error}); choose RUNS where you may write"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 @contextmanager

@@ -8,7 +8,7 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from cilkit import runs
-from cilkit.classes import ROOT, Split
+from cilkit.classes import ROOT, Split, unknown
 from cilkit.methods import METHODS, Method
 from cilkit.runs import NOTEBOOKS, Run, by_seed, check_comparable
 
@@ -49,6 +49,8 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
     Rows (stages, method) in the paper's order; columns (task, "ours" or "paper") in %, NaN for
     what has not been run and for class sets that are not known yet. Seeds are averaged.
     """
+    if table not in TABLES:
+        raise ValueError(unknown("table", table, list(TABLES)))
     index = pd.MultiIndex.from_product([("T2", "T3"), TABLES[table][1]], names=["stages", "method"])
     both = pd.concat({"ours": our_scores(found), "paper": paper_scores()}, axis=1)
     both = both.swaplevel(axis=1).reindex(index)
@@ -96,7 +98,12 @@ def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
 
 
 def score(scores: pd.DataFrame, stage: str, method: str, task: str) -> float:
-    """One score of a table like that of `our_scores`; NaN if it is not there."""
+    """One score of a table like that of `our_scores`; NaN if it is not there.
+
+    A ValueError if there is no such task.
+    """
+    if task not in scores:
+        raise ValueError(unknown("task", task, list(scores)))
     return scores[task].get((stage, method), float("nan"))
 
 

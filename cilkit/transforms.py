@@ -2,6 +2,7 @@
 
 import hashlib
 from dataclasses import dataclass
+from functools import partial
 from math import ceil, cos, floor, radians, sin
 
 import torch
@@ -12,6 +13,7 @@ from torchvision.transforms.v2 import functional as colours
 
 from cilkit.classes import VOID
 from cilkit.datasets import LabelledImages
+from cilkit.parameters import check, is_number, is_switch, is_whole
 
 
 @dataclass(frozen=True)
@@ -33,15 +35,25 @@ class Augmentation:
     hue: float = 0.1  # of the colour circle
 
     def __post_init__(self) -> None:
-        low, high = self.rescale
-        if not 0 < low <= high:
-            raise ValueError(f"rescale is {self.rescale}; wanted (low, high) with 0 < low <= high")
-        if min(self.crop) < 8 or self.crop[0] % 8 or self.crop[1] % 8:
-            raise ValueError(f"crop is {self.crop}; wanted height and width in multiples of 8")
-        most = {"rotation": 180, "flip": 1, "brightness": 1, "contrast": 1, "saturation": 1}
-        for name, limit in (most | {"hue": 0.5}).items():
-            if not 0 <= getattr(self, name) <= limit:
-                raise ValueError(f"{name} is {getattr(self, name)}; wanted 0 to {limit}")
+        for most, names in (
+            (180, ["rotation"]),
+            (1, ["flip", "brightness", "contrast", "saturation"]),
+            (0.5, ["hue"]),
+        ):
+            check(self, f"a number from 0 to {most}", partial(is_number, most=most), *names)
+        check(
+            self,
+            "(low, high) with 0 < low <= high",
+            lambda v: _is_pair(v) and all(map(is_number, v)) and 0 < v[0] <= v[1],
+            "rescale",
+        )
+        check(
+            self,
+            "height and width in multiples of 8",
+            lambda v: _is_pair(v) and all(is_whole(side, 8) and side % 8 == 0 for side in v),
+            "crop",
+        )
+        check(self, "True or False, without quotes", is_switch, "rescale_divides")
 
     def crop_within(self, size: tuple[int, int]) -> tuple[int, int]:
         """The crop, or what an image of `size` (h, w) has of it at the smallest factor."""
@@ -104,6 +116,10 @@ class Augmentation:
         ):
             image = adjust(image, 1 + most * (2 * draw - 1)) if most else image
         return turn_hue(image, self.hue * (2 * hue - 1)) if self.hue else image
+
+
+def _is_pair(value: object) -> bool:
+    return isinstance(value, tuple | list) and len(value) == 2
 
 
 def sample(

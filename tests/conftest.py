@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from cilkit.classes import ROOT, Split, load_split
@@ -22,6 +23,12 @@ from cilkit.transforms import Augmentation
 
 # tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x
 torch.set_num_threads(1)
+
+# the same examples every time, or many new ones: pytest --hypothesis-profile=search
+ALL_TESTS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+settings.register_profile("same", max_examples=150, derandomize=True, **ALL_TESTS)
+settings.register_profile("search", max_examples=3000, **ALL_TESTS)
+settings.load_profile("same")
 
 CITYSCAPES = os.environ.get("CITYSCAPES")
 CAMVID = ROOT.parent / "shared" / "camvid"

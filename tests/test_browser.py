@@ -244,7 +244,8 @@ def _move_the_entropy_explorer(explorer: OnPage, study: Study) -> None:
     explorer.screenshot("entropy_before")
     with explorer.another_picture():
         explorer.press("strength", "Home")
-        explorer.says("Mean weight 1.00. In T2 the mask leaves ")
+        explorer.says("Mean weight 1.00. ")
+    expect(explorer.sentence).to_contain_text(" In T2 the mask leaves ")
     expect(explorer.slider("strength")).to_be_focused()
     explorer.press("strength", *["ArrowRight"] * 4)  # by a quarter each
     explorer.says(sentence)
@@ -276,7 +277,7 @@ def _move_the_pixel_explorer(explorer: OnPage) -> None:
         explorer.press("row", "ArrowLeft")
         explorer.says("CIL at row 62, ")
         explorer.press("column", "Home")
-        explorer.says("CIL at row 62, column 0: the label it may see is ")
+        explorer.says("CIL at row 62, column 0: ")
     with explorer.another_picture():
         explorer.press("student", "End")
     with explorer.another_picture():
@@ -303,11 +304,10 @@ def _click_pixels(explorer: OnPage, figure: Figure) -> None:
             explorer.picture.click(position={"x": x * box["width"], "y": (1 - y) * box["height"]})
             off = (
                 (0,) if width == 1500 else (-1, 0, 1)
-            )  # where a pixel is less than one of the page
+            )  # a pixel is less than one of the page
             near = ["|".join(str(at + d) for d in off) for at in (row, column)]
-            expect(explorer.sentence).to_have_text(
-                re.compile("row ({}), column ({}):".format(*near))
-            )
+            wanted = re.compile("row ({}), column ({}):".format(*near))
+            expect(explorer.sentence).to_have_text(wanted)
     explorer.screenshot("pixel_after")
 
 

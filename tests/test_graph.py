@@ -116,3 +116,37 @@ def test_a_changed_source_redoes_what_is_made_with_it(project):
     finish(project)
     change(project / "cilkit" / "losses.py")
     assert planned(project).keys() == EVERYTHING
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("SEEED=3", "unknown parameter 'SEEED' (did you mean 'SEED'?); choose one of: DATA, RUNS"),
+        ("SEED=7.5", "SEED is 7.5; wanted a whole number from 0"),
+        ("SEED=seven", "SEED is 'seven'; wanted a whole number from 0"),
+        ("PRESET=smok", "unknown preset 'smok' (did you mean 'smoke'?); choose one of: smoke"),
+    ],
+)
+def test_a_parameter_that_is_wrong_is_refused_before_any_job(project, given, message):
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", "--config", given]
+    here = {"cwd": project, "env": os.environ | {"PYTHONPATH": str(project)}}
+    done = subprocess.run(command, capture_output=True, text=True, **here)
+    assert done.returncode != 0 and message in done.stdout + done.stderr
+    assert not (project / "data" / "runs").exists()
+
+
+@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
+def test_make_refuses_a_variable_that_it_does_not_know(project):
+    shutil.copy(ROOT / "Makefile", project)
+
+    def plan(*given: str) -> subprocess.CompletedProcess:
+        command = ["make", "--dry-run", "lab", *given]
+        return subprocess.run(command, cwd=project, capture_output=True, text=True)
+
+    refused = plan("SED=1", "PRESET=smoke")
+    assert refused.returncode != 0
+    assert "unknown variable SED; choose from DATA PRESET SEED RUNS PYTHON" in refused.stderr
+    (project / ".venv").mkdir()
+    for file in ("pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, project)
+    assert plan("SEED=1", "RUNS=my runs").returncode == 0

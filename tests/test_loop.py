@@ -146,7 +146,7 @@ def test_a_damaged_checkpoint_is_set_aside(train, tmp_path, capsys, damage):
     if content is None:
         with safe_open(file, "pt") as kept:
             tensors = {key: kept.get_tensor(key) for key in kept.keys()}  # noqa: SIM118
-        checkpoint.save_file(tensors, file, {"config": json.dumps(CONFIG)})
+        save_file(tensors, file, {"config": json.dumps(CONFIG)})
     else:
         file.write_bytes(content)
     assert same(train("T1", Stopping(file)), train("T1"))
@@ -159,12 +159,12 @@ def test_a_stop_in_the_middle_of_writing_leaves_the_state_before(train, tmp_path
         train("T1", Stopping(file, 2))
     before = file.read_bytes()
 
-    def half(tensors, path, metadata):
-        path.write_bytes(before[:1000])
+    def half(path, content):
+        path.write_bytes(content[:1000])
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint, "save_file", half)
+        patch.setattr(checkpoint.runs, "write", half)
         with pytest.raises(OSError, match="No space left"):
             train("T1", Stopping(file))
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]

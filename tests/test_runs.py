@@ -177,7 +177,7 @@ def test_a_half_written_folder_is_not_a_run(save, tmp_path, file):
         runs.load(run.folder)
 
 
-def test_a_run_is_four_files_and_leaves_nothing_beside_it(save, tmp_path):
+def test_a_run_is_five_files_and_leaves_nothing_beside_it(save, tmp_path):
     save(tmp_path / "deep" / "down" / "T1")
     assert left_over(tmp_path / "deep" / "down") == ["T1"]
     assert left_over(tmp_path / "deep" / "down" / "T1") == sorted(FILES)
@@ -216,7 +216,11 @@ def test_a_half_written_folder_in_the_way_does_not_cost_the_new_run(save, tmp_pa
 def test_others_may_read_a_run(save, tmp_path):
     beside = tmp_path / "beside"
     beside.mkdir()  # with the permissions that this user gives to every folder
-    assert save(tmp_path / "T1").folder.stat().st_mode == beside.stat().st_mode
+    run = save(tmp_path / "T1")
+    assert run.folder.stat().st_mode == beside.stat().st_mode
+    (beside / "file").touch()
+    modes = {(run.folder / name).stat().st_mode for name in FILES}
+    assert modes == {(beside / "file").stat().st_mode}
 
 
 # finding
@@ -364,7 +368,7 @@ def test_scores_of_no_run_are_an_empty_table_with_the_same_columns(tmp_path):
 
 def test_scores_can_be_read_without_the_weights_being_loaded(save, tmp_path, monkeypatch):
     save(tmp_path / "T1")
-    monkeypatch.setattr(runs, "load_file", lambda _: pytest.fail("weights were loaded"))
+    monkeypatch.setattr(runs.safetensors, "load", lambda _: pytest.fail("weights were loaded"))
     assert len(runs.scores(tmp_path)) == 2
 
 

@@ -1,5 +1,6 @@
 """The house rules that a machine can check: pre-commit's hooks and the notebooks' form."""
 
+import ast
 import subprocess
 import sys
 import tomllib
@@ -13,6 +14,7 @@ from rattler import MatchSpec, Version, VersionSpec
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = sorted((ROOT / "notebooks").glob("*.ipynb"))
 HOOKS = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text())["repos"][0]["hooks"]
+PICKLES = {"pickle", "cPickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
 PARAMETERS = ["DATA", "RUNS", "PRESET", "SEED"]
 
 
@@ -80,3 +82,50 @@ def test_constraints_pin_every_dependency_and_name_no_address():
     missing = {spec.split(">=")[0] for spec in wanted} - pinned
     assert not missing, f"run `make constraints`; not pinned: {sorted(missing)}"
     assert all("==" in line and "//" not in line and "@" not in line for line in lines)
+
+
+def unpickles(source: str) -> list[str]:
+    """The lines of a source that may run code that is hidden in a file."""
+    found = []
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            names = [alias.name for alias in node.names] + [getattr(node, "module", None) or ""]
+            bad = {name.split(".")[0] for name in names} & PICKLES
+        elif isinstance(node, ast.Call):
+            what, given = ast.unparse(node.func), {k.arg: k.value for k in node.keywords}
+            switches = {
+                name
+                for name, value in given.items()
+                if isinstance(value, ast.Constant) and value.value
+            }
+            bad = what.endswith(("read_pickle", "jit.load")) or "allow_pickle" in given
+            bad |= what == "torch.load" and "weights_only" not in switches
+        else:
+            continue
+        if bad:
+            found.append(ast.unparse(node))
+    return found
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "import pickle",
+        "from pickle import loads",
+        "import joblib as j",
+        "torch.load(file)",
+        "torch.load(file, weights_only=False)",
+        "torch.load(file, map_location='cpu', weights_only=safe)",
+        "torch.jit.load(file)",
+        "np.load(file, allow_pickle=True)",
+        "pd.read_pickle(file)",
+    ],
+)
+def test_a_line_that_unpickles_is_found(source):
+    assert unpickles(source) == [source]
+    assert unpickles("torch.load(f, weights_only=True)\nnp.load(f)\nload_file(f)") == []
+
+
+@pytest.mark.parametrize("file", sorted((ROOT / "cilkit").rglob("*.py")), ids=lambda f: f.stem)
+def test_no_file_is_ever_unpickled(file):
+    assert unpickles(file.read_text(encoding="utf-8")) == []

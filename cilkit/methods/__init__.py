@@ -15,6 +15,6 @@ __all__ = ["METHODS", "Memory", "Method", "Step", "get_method"]
 
 def get_method(name: str) -> Method:
     """The method of that name in the tables; a ValueError lists the names there are."""
-    if name not in METHODS:
+    if not isinstance(name, str) or name not in METHODS:
         raise ValueError(unknown("method", name, list(METHODS)))
     return METHODS[name]

@@ -1,0 +1,728 @@
+"""Bad input, one row a case: the message says what came, what was wanted and the next move.
+
+And nothing is written: all files of the data, the runs and the project's data stay as they were.
+"""
+
+import os
+import re
+import shutil
+import struct
+import zlib
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from types import SimpleNamespace
+
+import IPython
+import nbformat
+import numpy as np
+import papermill as pm
+import pytest
+import torch
+from PIL import Image
+from safetensors import torch as safetensors
+
+from cilkit import runs
+from cilkit import study as study_module
+from cilkit.checkpoint import FileCheckpoint
+from cilkit.classes import ROOT, SPLITS, load_split
+from cilkit.config import TrainConfig
+from cilkit.datasets import open_data
+from cilkit.methods import get_method
+from cilkit.parameters import check_injected
+from cilkit.study import Study
+from cilkit.tables import comparison, our_scores, score
+from cilkit.transforms import Augmentation
+
+AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
+WINDOWS = os.name == "nt"
+
+
+@dataclass
+class Place:
+    """What a case may damage: a tiny data set, and a folder of runs with a finished T1."""
+
+    root: Path
+    runs: Path
+    patch: pytest.MonkeyPatch
+    tiny: TrainConfig
+
+    @property
+    def image(self) -> Path:
+        return next((self.root / "leftImg8bit" / "train" / "aachen").iterdir())
+
+    @property
+    def label(self) -> Path:
+        return next((self.root / "gtFine" / "train" / "aachen").iterdir())
+
+    @property
+    def ulm(self) -> Path:
+        return self.root / "leftImg8bit" / "train" / "ulm"
+
+    @property
+    def run(self) -> Path:
+        return self.runs / "tinyscapes" / "smoke" / "seed0" / "T1"
+
+    def study(self, data=None, folder=None, preset="smoke", seed=0, **changes) -> Study:
+        same = {name: getattr(self.tiny, name) for name in ("batch", "height", "augmentation")}
+        data, folder = data or self.root, folder or self.runs
+        return Study(data, folder, preset, seed, **same | {"precision": "32-true"} | changes)
+
+    def split(self, old: str, new: str) -> None:
+        """Give the data set a split of its own: the paper's with something replaced."""
+        text = (SPLITS / "cityscapes.toml").read_text(encoding="utf-8")
+        assert text.count(old) == 1, (old, text.count(old))
+        (self.root / "split.toml").write_text(text.replace(old, new), encoding="utf-8")
+
+
+@pytest.fixture(scope="module")
+def original(tmp_path_factory, write_cityscapes) -> Path:
+    """A data set and a finished run of it, made once; each case gets a copy."""
+    return tmp_path_factory.mktemp("original")
+
+
+@pytest.fixture
+def place(original, tmp_path, write_cityscapes, monkeypatch, tiny) -> Iterator[Place]:
+    if not (original / "runs").is_dir():
+        first = Place(write_cityscapes(original / "tinyscapes"), original / "runs", None, tiny)
+        first.study().run("T1")
+    for name in ("tinyscapes", "runs"):
+        shutil.copytree(original / name, tmp_path / name)
+    yield Place(tmp_path / "tinyscapes", tmp_path / "runs", monkeypatch, tiny)
+    monkeypatch.undo()
+    shutil.rmtree(tmp_path)  # weights by the hundred
+
+
+def listing(*folders: Path) -> dict[str, object]:
+    """All files with their sizes and contents, links with their targets; locks do not count."""
+    found: dict[str, object] = {}
+    for folder in folders:
+        for parent, names, files in os.walk(folder):
+            for path in (Path(parent, name) for name in [*files, *names]):
+                if path.is_symlink():
+                    found[str(path)] = os.readlink(path)
+                elif path.is_file() and path.suffix != ".lock":
+                    small = not path.is_relative_to(ROOT)
+                    found[str(path)] = path.open("rb").read() if small else path.stat()[6:9]
+    return found
+
+
+# how to break things
+
+
+def nothing(place: Place) -> None:
+    """The input of the call itself is what is wrong."""
+
+
+def picture(which: str, pixels: np.ndarray, mode: str | None = None, kind: str = "PNG"):
+    def damage(place: Place) -> None:
+        image = Image.fromarray(pixels)
+        (image if mode is None else image.convert(mode)).save(getattr(place, which), kind)
+
+    return damage
+
+
+def content(which: str, change: Callable[[bytes], bytes]):
+    def damage(place: Place) -> None:
+        file = getattr(place, which)
+        file.write_bytes(change(file.read_bytes()))
+
+    return damage
+
+
+def in_run(name: str, change: Callable[[bytes], bytes]):
+    def damage(place: Place) -> None:
+        file = place.run / name
+        file.write_bytes(change(file.read_bytes()))
+
+    return damage
+
+
+def instead(old: str, new: str):
+    """One text for another, which must be there."""
+
+    def change(before: bytes) -> bytes:
+        assert old.encode() in before
+        return before.replace(old.encode(), new.encode(), 1)
+
+    return change
+
+
+def flipped(before: bytes) -> bytes:
+    """One bit in the middle is another."""
+    middle = len(before) // 2
+    return before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :]
+
+
+def split(old: str, new: str):
+    return lambda place: place.split(old, new)
+
+
+def link(which: str, target: str | None):
+    """A link in the place of a file, to itself if no target is given."""
+
+    def damage(place: Place) -> None:
+        path = getattr(place, which)
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+        path.symlink_to(path.name if target is None else target)
+
+    return damage
+
+
+def refused(function: str, match: Callable[[Path], bool]):
+    """As if the system refused one call for some paths: what a test that runs as root can do."""
+
+    def damage(place: Place) -> None:
+        real = getattr(Path, function)
+
+        def refuse(self: Path, *arguments, **named):
+            if match(self):
+                raise PermissionError(13, "Permission denied", str(self))
+            return real(self, *arguments, **named)
+
+        place.patch.setattr(Path, function, refuse)
+
+    return damage
+
+
+def as_folder(place: Place) -> None:
+    file = place.image
+    file.unlink()
+    file.mkdir()
+
+
+def four_bits(place: Place) -> None:
+    """Grey in four bits: ids 0 to 15, which a reader may stretch to 0, 17, 34, ..."""
+    place.label.write_bytes(
+        png(64, 32, depth=4, colour=0, rows=[bytes([0x78] * 32) for _ in range(32)])
+    )
+
+
+def png(width: int, height: int, depth: int, colour: int, rows: list[bytes]) -> bytes:
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        crc = zlib.crc32(kind + data)
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", crc)
+
+    header = struct.pack(">IIBBBBB", width, height, depth, colour, 0, 0, 0)
+    pixels = zlib.compress(b"".join(b"\0" + row for row in rows))
+    body = chunk(b"IHDR", header) + chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    return b"\x89PNG\r\n\x1a\n" + body
+
+
+# what then is asked for
+
+
+def opened(place: Place) -> object:
+    return open_data(place.root)
+
+
+def trained(place: Place) -> object:
+    """Another training than the one that is there."""
+    return place.study(epochs=2).run("T1")
+
+
+def asked(place: Place) -> object:
+    """The run that is there, unless it does not match."""
+    return place.study().run("T1")
+
+
+def used(place: Place) -> object:
+    """The run as it lies there, with its network."""
+    return runs.load(place.run).network()
+
+
+def study(**given):
+    return lambda place: place.study(**given)
+
+
+def augmented(**given):
+    return lambda place: place.study(augmentation=Augmentation(**given))
+
+
+RGB = np.zeros((32, 64, 3), dtype=np.uint8)
+RGBA = np.zeros((32, 64, 4), dtype=np.uint8)
+GREY16 = np.full((32, 64), 26001, dtype=np.uint16)
+ROAD = np.full((32, 64), 7, dtype=np.uint8)
+TRAIN_IDS = np.tile(np.array([0, 1, 18, 255], dtype=np.uint8), (32, 16))
+A_PATH = "wanted a path as text: "
+A_SEED = "; wanted a whole number from 0, without quotes: SEED = 7 .* papermill's -p SEED 7"
+PRESETS = "choose one of: smoke, quick, paper, released"
+
+# fmt: off
+DATA = [
+    ("missing folder", nothing, lambda p: open_data(p.root / "nowhere"),
+     "no data folder .*nowhere.*data/README.md.*set DATA = 'toyscapes'"),
+    ("misspelled name", nothing, lambda p: open_data("toyscape"),
+     r"no data folder .*toyscape \(did you mean 'toyscapes'\?\).*set DATA"),
+    ("misspelled folder", nothing, lambda p: open_data(p.root.with_name("tinyscape")),
+     r"tinyscape \(did you mean 'tinyscapes'\?\); data/README.md"),
+    ("empty folder", lambda p: (p.root / "new").mkdir(), lambda p: open_data(p.root / "new"),
+     r"neither leftImg8bit/ .* nor trainannot/ .*; found nothing. See data/README.md"),
+    ("missing city", lambda p: shutil.rmtree(p.ulm), opened,
+     "city 'ulm' not found: no folder .*ulm. Unpack leftImg8bit_trainvaltest.zip"),
+    ("missing test city", lambda p: shutil.rmtree(p.root / "gtFine/val/lindau"), opened,
+     "city 'lindau' not found: no folder .*gtFine.val.lindau. Unpack"),
+    ("city without files", lambda p: (p.image.unlink(), p.label.unlink()), opened,
+     "no images in .*aachen; unpack the data set there"),
+    ("labels not unpacked", lambda p: shutil.rmtree(p.root / "gtFine"), opened,
+     "no folder .*gtFine.*Unpack .* gtFine_trainvaltest.zip there"),
+    ("image without label", lambda p: p.label.unlink(), opened,
+     "1 image files have no label, the first is .*leftImg8bit.png; add the label file or remove"),
+    ("label without image", lambda p: p.image.unlink(),
+     opened, "no images in .*aachen; unpack"),
+    ("one label too many",
+     lambda p: shutil.copy(p.label, p.label.with_name("aachen_9_9_gtFine_labelIds.png")), opened,
+     "1 label files have no image, the first is .*aachen_9_9.*; add the image file or remove"),
+    ("truncated image", content("image", lambda b: b[:-30]), trained,
+     r"aachen.*leftImg8bit.png cannot be read as an image \(.*\); unpack or download it again"),
+    ("truncated label", content("label", lambda b: b[: len(b) // 2]), trained,
+     "labelIds.png cannot be read as an image .* download it again"),
+    ("one bit flipped in an image", content("image", flipped), trained,
+     "leftImg8bit.png cannot be read as an image .*download it again"),
+    ("one bit flipped in a label", content("label", flipped), trained,
+     "labelIds.png cannot be read as an image .*download it again"),
+    ("text in the place of an image", content("image", lambda b: b"version https://git-lfs"),
+     trained, "leftImg8bit.png cannot be read as an image .*download it again"),
+    ("JPEG called PNG", picture("image", RGB, kind="JPEG"), trained,
+     "leftImg8bit.png cannot be read as an image .*download it again"),
+    ("zero-byte image", content("image", lambda b: b""), opened,
+     "leftImg8bit.png is empty; unpack or download it again"),
+    ("zero-byte label", content("label", lambda b: b""), opened,
+     "labelIds.png is empty; unpack or download it again"),
+    ("label of another size", picture("label", ROAD[:, :60]), trained,
+     "labelIds.png is 32 x 60 pixels but its image .* is 32 x 64; they must be equal"),
+    ("colour label", picture("label", RGB), trained,
+     r"labelIds.png has mode RGB; wanted one 8-bit label id a pixel .* _labelIds.png"),
+    ("label with alpha", picture("label", RGBA), trained, "has mode RGBA; wanted one 8-bit label"),
+    ("16-bit label", picture("label", GREY16), trained, "has mode I;16B; wanted one 8-bit label"),
+    ("4-bit grey label", four_bits, trained, "has mode L;4; wanted one 8-bit label id"),
+    ("black and white label", picture("label", ROAD, "1"), trained, "has mode 1; wanted one 8-bit"),
+    ("trainIds", picture("label", TRAIN_IDS), trained,
+     r"holds ids 0, 1, 18, 255: these look like trainIds .*; wanted label ids .*_labelIds.png"),
+    ("foreign id", picture("label", ROAD + 70), trained,
+     "holds ids 77 that split 'cityscapes' does not know; add them to its `classes` or its `void`"),
+    ("image with alpha", picture("image", RGBA), trained,
+     "leftImg8bit.png has mode RGBA; wanted 8 bits a colour and no alpha; save it as RGB"),
+    ("grey image with alpha", picture("image", RGBA, "LA"), trained, "has mode LA; .*save it as"),
+    ("16-bit image", picture("image", GREY16), trained, "has mode I;16B; wanted 8 bits a colour"),
+    ("dead link", link("image", "gone.png"), opened,
+     "leftImg8bit.png is no file: .*a link that leads nowhere; unpack the data set again"),
+    ("link to itself", link("label", None), opened,
+     "labelIds.png is no file: .*a link that leads nowhere; unpack the data set again"),
+    ("city that links to itself", link("ulm", None), opened,
+     "city 'ulm' not found: no folder .*ulm. Unpack"),
+    ("folder called like an image", as_folder, opened, "leftImg8bit.png is no file: a folder"),
+    ("folder that may not be listed", refused("iterdir", lambda f: f.name == "ulm"), opened,
+     r"tinyscapes cannot be read \(.*Permission denied.*ulm'\); check the permissions"),
+    ("image that may not be read", refused("read_bytes", lambda f: "aachen" in f.name), trained,
+     r"cannot be read as an image \(.*Permission denied.*\)"),
+]
+
+UP = "cityscapes.toml shows the form"
+SPLIT = [
+    ("TOML syntax", split("void = [0,", "void = 0,"), opened,
+     r"split.toml is not a TOML file: .*line 5.*; correct it there"),
+    ("no text", lambda p: (p.root / "split.toml").write_bytes(b"\xff\xfe\0"), opened,
+     r"split.toml is not a TOML file: .*; correct it there"),
+    ("nested without end", lambda p: (p.root / "split.toml").write_text("a = " + "[" * 9999),
+     opened, "split.toml is not a TOML file: .*recursion"),
+    ("split file that is a folder", nothing, lambda p: load_split(p.root),
+     "no split file .*; use one of: camvid, cityscapes, or the path of your own .toml"),
+    ("split file that may not be read",
+     lambda p: (p.split("aachen = 174", "aachen = 1"),
+                refused("read_text", lambda f: f.name == "split.toml")(p)), opened,
+     r"split.toml cannot be read \(.*Permission denied.*\); check its permissions"),
+    ("unknown split", nothing, lambda p: load_split("cityscape"),
+     r"no split file .*cityscape.toml \(did you mean 'cityscapes'\?\); use one of: camvid"),
+    ("one city in two stages", split('["bremen", "cologne"', '["bremen", "ulm"'), opened,
+     f"split file .*: city 'ulm' appears twice; a city belongs to one stage.*{UP}"),
+    ("the same city in capitals", split('["bremen", "cologne"', '["bremen", "Ulm"'), opened,
+     f"city 'Ulm', 'ulm' appears twice; a city belongs to one stage.*{UP}"),
+    ("a test city in a stage", split('["bremen", "cologne"', '["bremen", "lindau"'), opened,
+     "city 'lindau' appears twice; a city belongs to one stage, or to test, or is held back"),
+    ("a test city by another path", split('["bremen", "cologne"', '["bremen", "../val/lindau"'),
+     opened, r"city '\.\./val/lindau' is no name of a folder; write it without / and \.\."),
+    ("held-back cities as text", split('cities = ["erfurt"]', 'cities = "erfurt"'), opened,
+     f"cities of held_back is 'erfurt'; wanted a list.*{UP}"),
+    ("class in no stage", split('"sidewalk", "vegetation"', '"vegetation"'), opened,
+     r"class 'sidewalk' is in no stage; add it to the `classes` of a \[\[stages\]\] entry, or"),
+    ("class in two stages", split('"sidewalk", "vegetation"', '"vegetation", "car"'), opened,
+     "class 'car' appears twice; give each class to one stage"),
+    ("unknown class", split('"sidewalk", "vegetation"', '"sidewalks", "vegetation"'), opened,
+     r"unknown class 'sidewalks' \(did you mean 'sidewalk'\?\); choose one of: road, "),
+    ("stage without classes",
+     split('["road", "sidewalk", "vegetation", "terrain", "sky"]', "[]"), opened,
+     f"stage 'T1' has no class; give it at least one. .*{UP}"),
+    ("stage without cities", split('["aachen", "dusseldorf", "hanover", "strasbourg"]', "[]"),
+     opened, "stage 'T1' has no city; give it at least one"),
+    ("no stage", lambda p: (p.root / "split.toml").write_text('layout = "camvid"\nstages = []'),
+     opened, r"stages is \[\]; wanted at least one \[\[stages\]\] entry"),
+    ("stage named like a path", split('name = "T2"', 'name = "../T2"'), opened,
+     r"stage '\.\./T2' gives folders their names; use letters, digits and _"),
+    ("stage twice", split('name = "T2"', 'name = "t1"'), opened,
+     "stage 'T1', 't1' appears twice; name each stage once"),
+    ("stages that are numbers", lambda p: (p.root / "split.toml").write_text(
+        'layout = "camvid"\nstages = [1, 2]'), opened,
+     "1 stands of stage 1 instead of a table"),
+    ("id twice", split("{ id = 8, ", "{ id = 7, "), opened,
+     "id 7 appears twice; an id is one class or void"),
+    ("id that is void", split("{ id = 8, ", "{ id = 9, "), opened,
+     "id 9 appears twice; an id is one class or void"),
+    ("id as text", split("{ id = 8, ", '{ id = "8",'), opened,
+     "id '8' does not fit an 8-bit label image; use 0 to 255"),
+    ("id that is true", split("{ id = 8, ", "{ id = true,"), opened,
+     "id True does not fit an 8-bit label image; use 0 to 255"),
+    ("colour of four", split("[244, 35, 232]", "[244, 35, 232, 1]"), opened,
+     r"colour of 'sidewalk' is \[244, 35, 232, 1\]; wanted three numbers 0 to 255"),
+    ("unknown layout", split('layout = "cityscapes"', 'layout = "cityscape"'), opened,
+     r"unknown layout 'cityscape' \(did you mean 'cityscapes'\?\); choose one of: cityscapes, "),
+    ("unknown entry", split('layout = "cityscapes"', 'layout = "cityscapes"\npart = 3\n#'), opened,
+     r"unknown entry 'part' \(did you mean 'parts'\?\); choose one of: name, layout"),
+    ("missing entry", split('layout = "cityscapes"', "#"), opened, f"it lacks 'layout'.*{UP}"),
+    ("number that is text", split("aachen = 174", 'aachen = "many"'), opened,
+     "images of 'aachen' are 'many'; wanted a whole number"),
+]
+
+NAME = [
+    ("unknown preset", nothing, study(preset="quik"),
+     rf"unknown preset 'quik' \(did you mean 'quick'\?\); {PRESETS}"),
+    ("unknown method", nothing, lambda p: p.study().run("T2", "Michiel"),
+     r"unknown method 'Michiel' \(did you mean 'Michieli'\?\); choose one of: FT, FE, LWOF"),
+    ("method in small letters", nothing, lambda p: get_method("lwof"),
+     r"unknown method 'lwof' \(did you mean 'LWOF'\?\); choose one of"),
+    ("method that is none", nothing, lambda p: p.study().run("T2", None),
+     "unknown method None; choose one of: FT, FE"),
+    ("methods as a list", nothing, lambda p: p.study().run("T2", ["FT", "FE"]),
+     r"unknown method \['FT', 'FE'\].*; choose one of: FT, FE"),
+    ("unknown method of a memory", nothing, lambda p: p.study().memory("T1", "LVM"),
+     r"unknown method 'LVM' \(did you mean 'LWM'\?\)"),
+    ("unknown stage", nothing, lambda p: p.study().run("T22", "CIL"),
+     r"unknown stage 'T22' \(did you mean 'T2'\?\); choose one of: T1, T2, T3"),
+    ("stage as a number", nothing, lambda p: p.study().run(2),
+     r"unknown stage 2 \(did you mean 'T2'\?\); choose one of: T1, T2, T3"),
+    ("unknown class", nothing, lambda p: p.study().split.channel("bycicle"),
+     r"unknown class 'bycicle' \(did you mean 'bicycle'\?\); choose one of: road"),
+    ("unknown class set", nothing, lambda p: runs.load(p.run).iou("task11"),
+     r"unknown class set 'task11' \(did you mean 'task1'\?\); choose one of: task1"),
+    ("unknown class set of a confusion", nothing, lambda p: runs.load(p.run).confusion("task2"),
+     r"unknown class set 'task2' \(did you mean 'task1'\?\); choose one of: task1"),
+    ("unknown task", nothing, lambda p: score(our_scores([runs.load(p.run)]), "T1", "T1", "tsk12"),
+     r"unknown task 'tsk12' \(did you mean 'task12'\?\); choose one of: task1, task2"),
+    ("unknown table", nothing, lambda p: comparison("IIII", []),
+     r"unknown table 'IIII' \(did you mean 'III'\?\); choose one of: II, III"),
+    ("unknown labels", nothing, lambda p: p.study().data.stage("T2", labels="old"),
+     "labels='old'; choose 'new' or 'all'"),
+    ("unknown setting", nothing, study(learning_rat=1.0),
+     r"unknown setting 'learning_rat' \(did you mean 'learning_rate'\?\); choose one of: epochs"),
+    ("unknown run", nothing, lambda p: runs.load(p.run.with_name("CIL_T2")),
+     r"no run 'CIL_T2' in .* \(found: T1\); 10_cil.ipynb saves 'CIL_T2', run that first"),
+]
+
+PARAMETER = [
+    *((f"SEED = {seed!r}", nothing, study(seed=seed), re.escape(f"SEED is {seed!r}") + A_SEED)
+      for seed in ("7", "true", "", 7.0, None, [7], True, -1, float("nan"))),
+    *((f"PRESET = {preset!r}", nothing, study(preset=preset),
+       re.escape(f"unknown preset {preset!r}") + f".*; {PRESETS}")
+      for preset in (None, 7, True, ["quick"], {}, "")),
+    *((f"DATA = {data!r}", nothing, lambda p, data=data: Study(data, p.runs, "smoke"),
+       re.escape(f"DATA is {data!r}; {A_PATH}") + "DATA = .* papermill's -r DATA")
+      for data in (None, 7, 7.0, True, ["toyscapes"], "", " ")),
+    *((f"RUNS = {folder!r}", nothing, lambda p, folder=folder: Study(p.root, folder, "smoke"),
+       re.escape(f"RUNS is {folder!r}; {A_PATH}") + "RUNS = .* papermill's -r RUNS")
+      for folder in (None, 7, True, ["data/runs"], "")),
+    ("RUNS is a file", nothing, lambda p: p.study(folder=p.image),
+     "RUNS is .*, which is a file; wanted a folder, or a new name"),
+    *((f"{name} = {value!r}", nothing, study(**{name: value}),
+       re.escape(f"{name} is {value!r}; wanted {wanted}"))
+      for name, value, wanted in (
+          ("epochs", -1, "a whole number from 1"),
+          ("epochs", 0, "a whole number from 1"),
+          ("epochs", 7.0, "a whole number from 1"),
+          ("epochs", "7", "a whole number from 1"),
+          ("epochs", True, "a whole number from 1"),
+          ("batch", 0, "a whole number from 1"),
+          ("height", None, "a whole number from 1"),
+          ("workers", -1, "a whole number from 0"),
+          ("learning_rate", 0, "a positive number"),
+          ("learning_rate", "1e-3", "a positive number"),
+          ("learning_rate", float("nan"), "a positive number"),
+          ("learning_rate", float("inf"), "a positive number"),
+          ("weight_decay", -1e-4, "a number from 0"),
+          ("normalise", "false", "True or False, without quotes"),
+          ("identity_start", 1, "True or False, without quotes"),
+          ("augmentation", "none", "an Augmentation(...)"),
+          ("encoder_weights", 7, "a path as text"),
+      )),
+    ("unknown precision", nothing, study(precision="bf16_mixed"),
+     r"unknown precision 'bf16_mixed' \(did you mean 'bf16-mixed'\?\); choose one of: auto, 32"),
+    *((f"{name} = {value!r}", nothing, augmented(**{name: value}),
+       re.escape(f"{name} is {value!r}; wanted {wanted}"))
+      for name, value, wanted in (
+          ("flip", 2, "a number from 0 to 1"),
+          ("hue", 0.7, "a number from 0 to 0.5"),
+          ("rotation", "2", "a number from 0 to 180"),
+          ("crop", 96, "height and width in multiples of 8"),
+          ("crop", (96, 192.0), "height and width in multiples of 8"),
+          ("rescale", 1.5, "(low, high) with 0 < low <= high"),
+          ("rescale_divides", "false", "True or False, without quotes"),
+      )),
+    ("batch larger than the data", nothing, lambda p: p.study(batch=5).run("T1"),
+     "T1: a batch of 5 is larger than the data set of 4 images; use a smaller batch or more"),
+    ("learning rate that diverges", nothing,
+     lambda p: p.study(learning_rate=1e30, epochs=3).run("T1"),
+     r"T1: the loss is .*(nan|inf).* in step 1 of epoch [23]; .*Lower the learning rate .*1e\+30"),
+    ("missing encoder", nothing, lambda p: p.study(encoder_weights="no.pth").run("T1"),
+     "no weight file .*no.pth; download it there, or start from random weights"),
+    ("encoder that is an image", nothing,
+     lambda p: p.study(encoder_weights=str(p.image)).run("T1"),
+     "leftImg8bit.png is not a file of weights: .*; download it again"),
+    ("encoder of texts", lambda p: torch.save({"encoder.x": "y"}, p.root / "x.pth"),
+     lambda p: p.study(encoder_weights=str(p.root / "x.pth")).run("T1"),
+     "x.pth is not a file of weights: .*; download it again"),
+]
+
+EDITED = "is not as it was saved: SHA256SUMS beside it has another checksum.*Put it back, or move"
+RUN = [
+    ("config with another preset", in_run("config.json", instead('"smoke"', '"quick"')), asked,
+     f"config.json {EDITED}"),
+    ("config of a wrong type", in_run("config.json", instead('"seed": 0', '"seed": "0"')), asked,
+     f"config.json {EDITED}"),
+    ("config without an entry", in_run("config.json", instead('"preset": "smoke",', "")), used,
+     f"config.json {EDITED}"),
+    ("config with other decoders",
+     in_run("config.json", lambda b: re.sub(rb'("decoders": \[\s*)5', rb"\g<1>6", b)), used,
+     f"config.json {EDITED}"),
+    ("config that is no JSON", in_run("config.json", lambda b: b[:-20]), used,
+     f"config.json {EDITED}"),
+    ("empty config", in_run("config.json", lambda b: b""), asked, f"config.json {EDITED}"),
+    ("a better score", in_run("scores.json", lambda b: re.sub(rb"\d\.\d", b"9.9", b, count=1)),
+     used, f"scores.json {EDITED}"),
+    ("scores that are no JSON", in_run("scores.json", lambda b: b"{"), used,
+     f"scores.json {EDITED}"),
+    ("scores in a table", in_run("scores.json", flipped), lambda p: runs.scores(p.runs),
+     f"scores.json {EDITED}"),
+    ("history without its end", in_run("history.csv", lambda b: b[:-5]), used,
+     f"history.csv {EDITED}"),
+    ("weights without their end", in_run("weights.safetensors", lambda b: b[:-9]), used,
+     f"weights.safetensors {EDITED}"),
+    ("weights with one bit flipped", in_run("weights.safetensors", flipped), used,
+     f"weights.safetensors {EDITED}"),
+    ("weights of another network",
+     in_run("weights.safetensors", lambda b: safetensors.save({"x": torch.ones(3)})), used,
+     f"weights.safetensors {EDITED}"),
+    ("damaged teacher", in_run("weights.safetensors", flipped),
+     lambda p: p.study().run("T2", "CIL"), f"T1.weights.safetensors {EDITED}"),
+    ("checksums that are no text", in_run("SHA256SUMS", lambda b: b"\xff\n"), asked,
+     f"config.json {EDITED}"),
+    ("no checksums", lambda p: (p.run / "SHA256SUMS").unlink(), used,
+     "T1 is not a finished run, it lacks SHA256SUMS; move it away and train again"),
+    ("no weights", lambda p: (p.run / "weights.safetensors").unlink(), used,
+     "T1 is not a finished run, it lacks weights.safetensors; move it away and train again"),
+    ("run that may not be read", refused("read_bytes", lambda f: f.name == "config.json"), asked,
+     r"config.json cannot be read \(.*Permission denied.*\); check its permissions"),
+]
+
+# fmt: on
+CASES = [
+    pytest.param(damage, ask, message, id=f"{kind}: {name}")
+    for kind, rows in (
+        ("data", DATA),
+        ("split", SPLIT),
+        ("name", NAME),
+        ("parameter", PARAMETER),
+        ("run", RUN),
+    )
+    for name, damage, ask, message in rows
+]
+
+
+@pytest.mark.parametrize(("damage", "ask", "message"), CASES)
+def test_bad_input_is_refused_with_a_message_and_nothing_is_written(place, damage, ask, message):
+    damage(place)
+    before = listing(place.root, place.runs, ROOT / "data")
+    with pytest.raises((ValueError, FileNotFoundError, FloatingPointError)) as error:
+        ask(place)
+    assert re.search(message, str(error.value), re.DOTALL), str(error.value)
+    assert listing(place.root, place.runs, ROOT / "data") == before
+
+
+@pytest.mark.skipif(AS_ROOT or WINDOWS, reason="root may read everything, Windows has no such bits")
+@pytest.mark.parametrize("which", ["ulm", "image"])
+def test_what_may_not_be_read_is_named(place, which):
+    path = getattr(place, which)
+    path.chmod(0)
+    try:
+        with pytest.raises(ValueError, match=f"{path.name}.*Permission denied|Permission.*ulm"):
+            trained(place)
+    finally:
+        path.chmod(0o755)
+
+
+# a checkpoint that is of no use is set aside, and the training starts again
+
+
+CONFIG = {"data": "tinyscapes", "stage": "T1", "method": "CIL", "split": {"classes": ["road"]}}
+STATE = {"network.x": torch.arange(6.0).view(2, 3), "sums.ce": torch.tensor(1.5)}
+FACTS = {"history": [], "step": 3, "seconds": 1.0, "terms": ["ce"]}
+
+
+def whole_at(position: float):
+    """One bit flipped at a part of the file."""
+
+    def change(before: bytes) -> bytes:
+        k = min(int(position * len(before)), len(before) - 1)
+        return before[:k] + bytes([before[k] ^ 1]) + before[k + 1 :]
+
+    return change
+
+
+@pytest.mark.parametrize(
+    ("change", "config", "why"),
+    [
+        *((whole_at(part), CONFIG, "damaged") for part in (0, 0.1, 0.3, 0.5, 0.7, 0.9, 1)),
+        (lambda b: b[:-4], CONFIG, "damaged"),
+        (lambda b: b"", CONFIG, "damaged"),
+        (lambda b: safetensors.save(STATE), CONFIG, "damaged"),
+        (bytes, CONFIG | {"split": {"classes": ["road", "car"]}}, "of other split"),
+        (bytes, CONFIG | {"method": "FT"}, "of other method"),
+    ],
+)
+def test_a_checkpoint_of_no_use_is_set_aside(tmp_path, capsys, change, config, why):
+    file = tmp_path / ".T1.checkpoint"
+    FileCheckpoint(file, CONFIG).save(STATE, FACTS)
+    kept = FileCheckpoint(file, CONFIG).load()
+    assert kept[1] == FACTS and all(kept[0][name].equal(STATE[name]) for name in STATE)
+    file.write_bytes(content := change(file.read_bytes()))
+    capsys.readouterr()
+    assert FileCheckpoint(file, config).load() is None
+    printed = capsys.readouterr().out
+    aside = tmp_path / "superseded" / ".T1.checkpoint-1"
+    assert f"The unfinished training of T1 is {why}" in printed
+    assert f"starting again. It lies in {aside}." in printed
+    assert aside.read_bytes() == content and not file.exists()
+
+
+# a disk that is full, or may not be written to
+
+
+@contextmanager
+def full_disk(most: int) -> Iterator[None]:
+    """Every file is cut off after so many bytes, by the system itself."""
+    resource = pytest.importorskip("resource", reason="Windows has no limit of a file's size")
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+
+
+def files_of(folder: Path) -> set[str]:
+    return {name for name in os.listdir(folder) if not name.endswith(".lock")}
+
+
+def test_a_disk_that_is_full_when_a_run_is_saved_leaves_nothing_half_written(place):
+    before = listing(place.run)
+    one = place.study()
+    with full_disk(10**6), pytest.raises(OSError, match="SS_T2.*could not be written.*Make room"):
+        one.run("T2")
+    assert files_of(one.folder) == {"T1"} and listing(place.run) == before
+    assert runs.is_finished(one.run("T2").folder)
+
+
+def test_a_training_whose_run_cannot_be_saved_goes_on_from_its_checkpoint(
+    place, monkeypatch, capsys
+):
+    monkeypatch.setattr(FileCheckpoint, "due", lambda self: True)
+
+    def fail(file: Path, content: bytes) -> None:
+        raise OSError(28, "No space left on device")
+
+    one = place.study(seed=1, batch=2)
+    write = runs.write
+    with monkeypatch.context() as patch:
+        patch.setattr(runs, "write", lambda *a: (fail if a[0].suffix == ".csv" else write)(*a))
+        with pytest.raises(OSError, match="No space left"):
+            one.run("T1")
+    assert files_of(one.folder) == {".T1.checkpoint"}
+    run = one.run("T1")
+    assert "T1 goes on from epoch 1, step 2." in capsys.readouterr().out
+    assert files_of(one.folder) == {"T1"} and runs.is_finished(run.folder)
+
+
+def test_a_disk_that_is_full_when_a_state_is_kept_leaves_the_state_before(tmp_path):
+    kept = FileCheckpoint(tmp_path / ".T1.checkpoint", CONFIG)
+    kept.save(STATE, FACTS)
+    before = listing(tmp_path)
+    large = {"network.x": torch.zeros(10**6)}
+    with full_disk(10**6), pytest.raises(OSError, match=r"could not be written \(.*\). Make room"):
+        kept.save(large, FACTS)
+    assert listing(tmp_path) == before
+    assert kept.load()[1] == FACTS
+
+
+def test_where_nothing_can_be_written_nothing_is_trained(place, monkeypatch):
+    def refuse(*_, **__):
+        raise OSError(30, "Read-only file system")
+
+    before = listing(place.root, place.runs)
+    monkeypatch.setattr(Path, "mkdir", refuse)
+    monkeypatch.setattr(study_module, "fit", lambda *_, **__: pytest.fail("it was trained"))
+    with pytest.raises(OSError, match=r"seed1 \(.*Read-only.*\); choose RUNS where you may write"):
+        place.study(seed=1).run("T1")
+    assert listing(place.root, place.runs) == before
+
+
+# papermill
+
+
+CELLS = [
+    'DATA = "toyscapes"\nRUNS = "data/runs"\nPRESET = "smoke"\nSEED = 0',
+    "from cilkit import Study\nprint(Study(DATA, RUNS, PRESET, SEED).seed)",
+]
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"SEED": 3}, None),
+        ({"SEEED": 3}, r"unknown parameter 'SEEED' \(did you mean 'SEED'\?\); choose one of: DATA"),
+        ({"SEED": 3, "EPOCHS": 5}, "unknown parameter 'EPOCHS'; choose one of: DATA, PRESET"),
+        ({"SEED": "3"}, "SEED is '3'; wanted a whole number from 0, without quotes"),
+    ],
+)
+def test_papermill_is_refused_a_parameter_that_the_notebook_does_not_have(place, given, message):
+    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+    cells[0].metadata["tags"] = ["parameters"]
+    notebook = nbformat.v4.new_notebook(cells=cells)
+    folder = place.runs.parent
+    nbformat.write(notebook, folder / "in.ipynb")
+    given = {"DATA": str(place.root), "RUNS": str(place.runs)} | given
+
+    def run():
+        files = (folder / "in.ipynb", folder / "out.ipynb")
+        return pm.execute_notebook(*files, given, kernel_name="python3", language="python")
+
+    if message is None:
+        assert run().cells[-1].outputs[0].text == "3\n"
+    else:
+        with pytest.raises(pm.PapermillExecutionError, match=message):
+            run()
+
+
+def test_a_cell_of_ones_own_is_no_parameter_of_papermill(monkeypatch):
+    shell = SimpleNamespace(user_ns={})
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
+    for cells in (
+        [],
+        ["", CELLS[0], "SEEED = 3"],
+        ["", CELLS[0], "# Parameters\nSEED = 3"],
+        ["", CELLS[0], CELLS[1], "# Parameters\nSEEED = 3"],
+        ["", "%matplotlib inline", "# Parameters\nSEEED = 3"],
+    ):
+        shell.user_ns["In"] = cells
+        check_injected()
+    shell.user_ns["In"] = ["", CELLS[0], "# Parameters\nSEEED = 3"]
+    with pytest.raises(ValueError, match="unknown parameter 'SEEED'"):
+        check_injected()
