@@ -15,6 +15,8 @@ from cilkit.runs import load
 from cilkit.study import Study
 from cilkit.toyscapes import write_toyscapes
 
+pytestmark = pytest.mark.xdist_group("notebooks")  # they share their runs
+
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
 TABLES = ["scores", "table_II", "table_III", "claims", "forgetting", "between_tasks"]
