@@ -10,6 +10,7 @@ from dataclasses import fields
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
+from threading import Lock
 
 import torch
 
@@ -30,6 +31,7 @@ SHARED_CODE = (
     "loop",
     "train",
 )
+PARSING = Lock()  # two threads that parse at once break ast.parse of Python 3.11
 
 
 def code_version(method: Method | None) -> dict[str, str | None]:
@@ -110,7 +112,8 @@ def _content(value: object, seen: set) -> object:
 
 
 def _without_prose(source: str) -> str:
-    tree = ast.parse(source)
+    with PARSING:
+        tree = ast.parse(source)
     for node in ast.walk(tree):
         body = getattr(node, "body", None)
         if isinstance(body, list) and body and _is_docstring(body[0]):

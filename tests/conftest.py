@@ -1,6 +1,10 @@
-"""Tiny data sets in both layouts, and a configuration that trains in half a second."""
+"""Tiny data sets in both layouts, and a configuration that trains in half a second.
+
+No test writes into this project: a run of tests that finds a file changed there ends in an error.
+"""
 
 import os
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
@@ -23,6 +27,7 @@ from cilkit.transforms import Augmentation
 
 # tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x
 torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"  # the same for the kernels of notebooks and other processes
 
 # the same examples every time, or many new ones: pytest --hypothesis-profile=search
 ALL_TESTS = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
@@ -33,6 +38,19 @@ settings.load_profile("same")
 CITYSCAPES = os.environ.get("CITYSCAPES")
 CAMVID = ROOT.parent / "shared" / "camvid"
 SIZE = (32, 64)  # height and width of the tiny images
+
+
+@pytest.fixture(scope="session", autouse=True)
+def nothing_is_written_into_the_project() -> Iterator[None]:
+    """What is in data/ and notebooks/ stays as it is, and no file comes or goes elsewhere."""
+    before = _files_of_the_project()
+    yield
+    after = _files_of_the_project()
+    changed = sorted({str(file) for file, _ in before ^ after})
+    assert not changed, (
+        f"these files came, went or changed while the tests ran: {', '.join(changed)}. Tests may "
+        "write to tmp_path alone; if it was not a test, run them again"
+    )
 
 
 @pytest.fixture
@@ -121,6 +139,19 @@ def camvid() -> Path:
     if not CAMVID.is_dir():
         pytest.skip(f"the real CamVid is not in {CAMVID}")
     return CAMVID
+
+
+def _files_of_the_project() -> set[tuple[Path, int]]:
+    """All files but those of tools, with the time of the last change where a user's work lies."""
+    found = set()
+    for folder, folders, files in os.walk(ROOT):
+        here = Path(folder)
+        folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
+        watched = bool({"data", "notebooks"} & set(here.relative_to(ROOT).parts))
+        for file in files:
+            changed = (here / file).lstat().st_mtime_ns if watched else 0
+            found.add((here.relative_to(ROOT) / file, changed))
+    return found
 
 
 def _make_network(*classes: int, normalise: bool = False, seed: int = 0) -> ERFNet:

@@ -14,6 +14,8 @@ import pytest
 
 from cilkit.methods import METHODS
 
+pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves two tests
+
 ROOT = Path(__file__).resolve().parent.parent
 NOTEBOOKS = {f"notebook_{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
 

@@ -179,15 +179,6 @@ def test_a_full_mask_without_weight_is_plain_distillation(log_y, teacher_y):
     )
 
 
-def test_a_mask_and_its_complement_add_up_to_the_whole(log_y, teacher_y, mask):
-    n, rest = mask.sum().item(), (~mask).sum().item()
-    assert n > 0 and rest > 0
-    parts = n * masked_distillation(log_y, teacher_y, mask)
-    parts += rest * masked_distillation(log_y, teacher_y, ~mask)
-    whole = (n + rest) * masked_distillation(log_y, teacher_y)
-    assert parts.item() == pytest.approx(whole.item(), rel=1e-6)
-
-
 def test_distilling_a_one_hot_teacher_is_cross_entropy(log_y, labels):
     labels = labels.where(labels != VOID, 0)
     one_hot = torch.nn.functional.one_hot(labels, 4).permute(0, 3, 1, 2).float()

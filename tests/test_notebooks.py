@@ -10,6 +10,11 @@ import papermill as pm
 import pytest
 
 from cilkit.classes import load_split
+from cilkit.methods import METHODS
+from cilkit.runs import load
+from cilkit.study import Study
+
+pytestmark = pytest.mark.xdist_group("notebooks")  # they share their runs
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
@@ -37,6 +42,15 @@ def runs(tmp_path_factory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.fixture(scope="module")
+def every_run(toys, runs) -> None:
+    """All runs of the tables, those that no notebook has made yet as well."""
+    study = Study(toys, runs, "smoke")
+    for method in ("SS", *METHODS):
+        for stage in ("T2", "T3"):
+            study.run(stage, method)
+
+
 def run(notebook: str, data: Path, runs: Path, out: Path) -> nbformat.NotebookNode:
     path = NOTEBOOKS / f"{notebook}.ipynb"
     parameters = {"DATA": str(data), "RUNS": str(runs), "PRESET": "smoke", "SEED": 0}
@@ -57,7 +71,9 @@ def test_every_notebook_is_tested():
 
 
 @pytest.mark.parametrize("notebook", LEAVES)
-def test_notebook(notebook, toys, runs, tmp_path):
+def test_notebook(notebook, toys, runs, tmp_path, request):
+    if notebook == "12_results":  # it trains nothing
+        request.getfixturevalue("every_run")
     executed = run(notebook, toys, runs, tmp_path)
     errors = [
         output.get("text", "")
@@ -85,3 +101,13 @@ def test_notebook(notebook, toys, runs, tmp_path):
         table = pd.read_csv(results / "table_III.csv", header=[0, 1], index_col=[0, 1])
         assert table["Task 1"].notna().all(axis=None)  # no method is missing
         assert set(pd.read_csv(results / "claims.csv")["verdict"]) <= {"holds", "does not hold"}
+
+
+def test_a_notebook_trains_what_a_program_trains_to_the_last_bit(toys, tmp_path):
+    run("02_erfnet", toys, tmp_path / "papermill", tmp_path)
+    mine = Study(toys, tmp_path / "here", "smoke").run("T1")
+    other = load(tmp_path / "papermill" / mine.folder.relative_to(tmp_path / "here"))
+    assert mine.digest() == other.digest() and mine.scores == other.scores
+    assert mine.config == other.config
+    histories = [found.history.drop(columns="seconds") for found in (mine, other)]
+    pd.testing.assert_frame_equal(*histories, check_exact=True)

@@ -1,5 +1,8 @@
+import gc
 import importlib.util
 import shutil
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -188,3 +191,24 @@ def test_a_function_that_a_loss_calls_belongs_to_its_version(tmp_path):
     assert one != code_version(
         load_method(tmp_path / "c.py", HELPED.replace("return 2", "return 3"))
     )
+
+
+@pytest.fixture
+def turns():
+    """Other threads have their turn whenever memory is tidied up, and that is often."""
+
+    def turn(phase, info):
+        time.sleep(0.0002)
+
+    before = gc.get_threshold()
+    gc.callbacks.append(turn)
+    gc.set_threshold(500)
+    yield
+    gc.set_threshold(*before)
+    gc.callbacks.remove(turn)
+
+
+def test_threads_may_ask_for_the_version_at_the_same_time(turns):
+    with ThreadPoolExecutor(4) as threads:
+        versions = list(threads.map(code_version, [None] * 4))
+    assert versions == [code_version(None)] * 4

@@ -1,5 +1,6 @@
 import json
 import math
+import pickle
 import shutil
 from pathlib import Path
 from xml.etree import ElementTree
@@ -9,6 +10,7 @@ import pytest
 import torch
 from matplotlib.figure import Figure
 from PIL import Image
+from safetensors import safe_open
 
 from cilkit import runs
 from cilkit.classes import ROOT, Stage, load_split
@@ -88,6 +90,23 @@ def test_a_network_in_another_memory_format_is_saved_too(save, make_network, tmp
     network = make_network(5).to(memory_format=torch.channels_last)
     again = save(tmp_path / "T1", network).network()
     assert all(again.state_dict()[key].equal(value) for key, value in network.state_dict().items())
+
+
+def test_a_run_is_read_without_unpickling_anything(save, network, tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise AssertionError("a pickle can run any code")
+
+    save(tmp_path / "T1")
+    for module, name in (
+        (pickle, "load"),
+        (pickle, "loads"),
+        (pickle, "Unpickler"),
+        (torch, "load"),
+    ):
+        monkeypatch.setattr(module, name, refuse)
+    assert runs.load(tmp_path / "T1").network().num_classes == 5
+    with safe_open(tmp_path / "T1" / "weights.safetensors", "pt") as weights:
+        assert set(weights.keys()) == network.state_dict().keys()
 
 
 def test_config_and_history_come_back_as_they_were(save, config, tmp_path):

@@ -21,6 +21,8 @@ from cilkit.toyscapes import (
     write_toyscapes,
 )
 
+pytestmark = pytest.mark.xdist_group("toyscapes")  # they share their scenes
+
 SPLIT = load_split("cityscapes")
 IMAGES = dict(SPLIT.images)
 SETS = {stage.name: stage.cities for stage in SPLIT.stages} | {"test": SPLIT.test_cities}
