@@ -375,7 +375,9 @@ def pixel(
     most = 1.05 * max(1, push.abs().max().item())
     pushed.set(ylim=(-most, most), ylabel="push on the logit")
     colours = split.palette()[: len(push)] / 255  # below the axis, as a legend of the pictures
-    pushed.scatter(where, np.full(len(push), -most), 60, colours, "s", clip_on=False, zorder=3)
+    pushed.scatter(
+        where, np.full(len(push), -most), 60, colours, marker="s", clip_on=False, zorder=3
+    )
     says.set_xticks([])
     names = split.names()[: len(push)]
     pushed.set_xticks(where, names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)

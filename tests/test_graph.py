@@ -147,7 +147,9 @@ def test_make_refuses_a_variable_that_it_does_not_know(project):
 
     refused = plan("SED=1", "PRESET=smoke")
     assert refused.returncode != 0
-    assert "unknown variable SED; choose from DATA PRESET SEED RUNS PYTHON" in refused.stderr
+    assert (
+        "unknown variable SED; choose from DATA PRESET SEED RUNS FIGURES PYTHON" in refused.stderr
+    )
     (project / ".venv").mkdir()
     for file in ("pyproject.toml", "constraints.txt"):
         shutil.copy(ROOT / file, project)

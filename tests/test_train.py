@@ -204,7 +204,7 @@ def by_hand(images: LabelledImages, config: TrainConfig, seed: int) -> ERFNet:
     torch.manual_seed(derive_seed(seed, "network"))
     first, stop = images.visible.start, images.visible.stop
     network = ERFNet(stop - first)
-    adam = torch.optim.Adam(network.parameters(), weight_decay=config.weight_decay)
+    adam = torch.optim.Adam(network.parameters(), weight_decay=config.weight_decay, fused=True)
     augmented = Augmented(images, config.augmentation, seed)
     steps = len(images) // config.batch
     total = config.epochs * steps

@@ -390,12 +390,12 @@ def test_impossible_settings_are_refused_with_what_was_wanted(wrong, message):
 @pytest.mark.parametrize(
     ("wrong", "message"),
     [
-        ({"rotation": -2}, "rotation is -2; wanted 0 to 180"),
-        ({"flip": 1.5}, "flip is 1.5; wanted 0 to 1"),
-        ({"brightness": -0.1}, "brightness is -0.1; wanted 0 to 1"),
-        ({"contrast": 1.1}, "contrast is 1.1; wanted 0 to 1"),
-        ({"saturation": float("nan")}, "saturation is nan; wanted 0 to 1"),
-        ({"hue": 0.7}, "hue is 0.7; wanted 0 to 0.5"),
+        ({"rotation": -2}, "rotation is -2; wanted a number from 0 to 180"),
+        ({"flip": 1.5}, "flip is 1.5; wanted a number from 0 to 1"),
+        ({"brightness": -0.1}, "brightness is -0.1; wanted a number from 0 to 1"),
+        ({"contrast": 1.1}, "contrast is 1.1; wanted a number from 0 to 1"),
+        ({"saturation": float("nan")}, "saturation is nan; wanted a number from 0 to 1"),
+        ({"hue": 0.7}, "hue is 0.7; wanted a number from 0 to 0.5"),
     ],
 )
 def test_settings_beyond_their_range_are_refused(wrong, message):
