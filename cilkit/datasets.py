@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from typing import Literal
@@ -112,17 +113,25 @@ class LabelledImages(Dataset):
         samples = dict.fromkeys(self.samples)
         if self._is_dear() and (folder := cache_folder()) is not None:
             entries = {self._entry(folder, sample): sample for sample in samples}
-            height, width = network_size(_read_size(self.samples[0].image), self.height)
 
             def make(entry: Path) -> dict[str, Tensor]:
                 image, ids = self._decode(entries[entry], native_labels=False)
                 return {"image": torch.from_numpy(image), "ids": torch.from_numpy(ids)}
 
             stamps = {entry: self._stamp(sample) for entry, sample in entries.items()}
-            fill(folder, stamps, make, 4 * height * width)
+            fill(folder, stamps, make, self._entry_size())
         if self._fits(self._decoded(0)):
             for index in tqdm(range(len(self)), "decode", leave=False, mininterval=1, delay=2):
                 self._decoded(index)
+
+    def cache_size(self) -> int:
+        """Bytes of the cache on disk once it holds the whole data set; 0 if it needs none."""
+        wanted = self._is_dear() and cache_folder() is not None
+        return self._files * self._entry_size() if wanted else 0
+
+    def _entry_size(self) -> int:
+        height, width = network_size(_read_size(self.samples[0].image), self.height)
+        return 4 * height * width
 
     def _is_dear(self) -> bool:
         height, width = _read_size(self.samples[0].image)
@@ -301,13 +310,23 @@ class StreetScenes:
         return LabelledImages(chosen, self.split, visible, height, within=self)
 
     def fingerprint(self) -> str:
-        """Hash of the names and sizes of all files, to tell whether two runs saw the same data."""
+        """Hash of the names and sizes of all files, and of all that stands in the labels.
+
+        It tells whether two runs saw the same data: no class count can differ without it.
+        """
         digest = hashlib.sha256()
         for sample in sorted(self.train + self.test, key=lambda sample: sample.image):
             for file in (sample.image, sample.label):
-                name = file.relative_to(self.root).as_posix()
-                digest.update(f"{name} {file.stat().st_size}\n".encode())
+                name, found = file.relative_to(self.root).as_posix(), file.stat()
+                digest.update(f"{name} {found.st_size}\n".encode())
+            digest.update(_content(sample.label, found.st_size, found.st_mtime_ns))
         return digest.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path, size: int, changed: int) -> bytes:
+    """Hash of a file, read again only if its size or time of change is another."""
+    return hashlib.sha256(file.read_bytes()).digest()
 
 
 def resolve(path: Path | str) -> Path:

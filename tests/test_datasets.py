@@ -1,3 +1,4 @@
+import os
 import shutil
 from pathlib import Path
 
@@ -386,6 +387,16 @@ def test_the_fingerprint_changes_when_a_file_changes(folder, which):
     file = which(folder)
     file.write_bytes(file.read_bytes() + b"more")
     assert open_data(folder).fingerprint() != before
+
+
+def test_the_fingerprint_changes_with_a_label_of_the_same_size(folder):
+    before, label = open_data(folder), open_data(folder).train[0].label
+    first, content = before.fingerprint(), label.read_bytes()
+    label.write_bytes(content[:-20] + bytes([content[-20] ^ 1]) + content[-19:])
+    os.utime(label, ns=(0, 1))
+    assert before.fingerprint() != first
+    label.write_bytes(content)
+    assert before.fingerprint() == first
 
 
 def test_the_fingerprint_changes_when_a_file_comes_or_is_renamed(folder):

@@ -1,0 +1,114 @@
+from collections import namedtuple
+from types import SimpleNamespace
+
+import pytest
+
+from cilkit import datasets, machine
+from cilkit.config import PRESETS
+from cilkit.machine import check, in_words, time_presets
+from cilkit.study import Study
+
+GB = 10**9
+
+
+@pytest.fixture
+def study(scenes, tmp_path) -> Study:
+    return Study(scenes.root, tmp_path / "runs", "quick")
+
+
+def test_a_machine_that_has_all_is_told_nothing(study, monkeypatch):
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=64e9))
+    monkeypatch.setattr(machine, "ROOT", study.folder)  # a project without .venv
+    found = check(study)
+    assert list(found.index) == ["packages", "kernel", "device", "memory", "disk", "data"]
+    assert (found["what to do"] == "").all()
+    assert found.loc["packages", "here"].startswith("all there; Python 3.")
+    assert not study.folder.exists()
+
+
+def test_missing_and_old_packages_are_named_with_what_is_wanted(study, monkeypatch):
+    wanted = ["torch>=99", "nopackage>=1", 'other>=3; extra == "test"', "pandas>=2"]
+    monkeypatch.setattr(machine, "requires", lambda name: wanted)
+    here, todo = check(study).loc["packages"]
+    assert here.endswith("(wanted >=99), nopackage missing (wanted >=1)")
+    assert here.startswith("torch 2.") and todo == "pip install -c constraints.txt -e ."
+
+
+def test_a_kernel_of_another_environment_is_named(study, monkeypatch, tmp_path):
+    (tmp_path / ".venv").mkdir()
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    here, todo = check(study).loc["kernel"]
+    assert here == f"of {machine.sys.prefix}" and "make lab" in todo
+    monkeypatch.setattr(machine.sys, "prefix", str(tmp_path / ".venv"))
+    assert check(study).loc["kernel"].tolist() == ["of the project", ""]
+
+
+def test_too_little_memory_or_disk_for_the_preset_is_said_with_the_way_out(study, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(0.1 * GB))
+    monkeypatch.setattr(machine.psutil, "virtual_memory", lambda: SimpleNamespace(available=GB))
+    found = check(study)
+    assert found.loc["memory", "here"].startswith("1.0 GB free, about ")
+    assert "smaller preset" in found.loc["memory", "what to do"]
+    assert found.loc["disk", "here"] == "0.1 GB free, about 0.2 GB wanted"
+    assert "name another disk in RUNS" in found.loc["disk", "what to do"]
+
+
+def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
+    before = check(study).loc["disk", "here"]
+    monkeypatch.setattr(datasets, "DEAR", 0)
+    images = study.data.stage("T1", height=32)
+    files = len(study.data.train) + len(study.data.test)
+    assert images.cache_size() == files * 4 * 32 * 64
+    monkeypatch.setenv("CILKIT_CACHE", "off")
+    assert images.cache_size() == 0 and check(study).loc["disk", "here"] == before
+
+
+def test_the_paper_preset_without_a_gpu_is_advised_against(scenes, tmp_path, monkeypatch):
+    device = SimpleNamespace(device=SimpleNamespace(type="cpu"))
+    monkeypatch.setattr(machine, "make_fabric", lambda config: device)
+    for preset, wanted in (("paper", "use PRESET = 'quick'"), ("quick", "")):
+        study = Study(scenes.root, tmp_path, preset)
+        assert check(study).loc["device", "what to do"].startswith(wanted)
+        assert bool(check(study).loc["device", "what to do"]) == bool(wanted)
+
+
+def test_every_preset_is_timed_by_its_own_steps(study, monkeypatch):
+    def fit_stage(method, images, stage, teacher, config):
+        assert (config.epochs, config.encoder_weights) == (2, None)
+        steps = len(images) // config.batch
+        seen.append(steps)
+        return None, machine.pd.DataFrame({"seconds": [99.0, 0.25 * steps]})
+
+    seen = []
+    monkeypatch.setattr(machine, "fit_stage", fit_stage)
+    table = time_presets(study)
+    assert list(table.index) == list(PRESETS) and (table["a step [ms]"] == 250).all()
+    # T1 4 images, T2 7, T3 6; quick: batches of 2, 8 epochs, a quarter of a second each
+    assert table.loc["quick", "T1"] == in_words(4 // 2 * 8 * 0.25)
+    steps = 4 + 8 * (7 + 6) + (4 + 7) + (4 + 7 + 6)
+    assert table.loc["quick", "all trainings"] == in_words(steps // 2 * 8 * 0.25)
+    assert seen == [7 // config.batch for config in PRESETS.values()]
+
+
+def test_a_preset_is_really_timed(study, monkeypatch):
+    monkeypatch.setattr(machine, "PRESETS", {"smoke": PRESETS["smoke"]})
+    table = time_presets(study)
+    assert table.loc["smoke", "a step [ms]"] > 0 and table.loc["smoke", "T1"].endswith(" s")
+    assert not study.folder.exists()  # nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("seconds", "words"),
+    [
+        (0.2, "1 s"),
+        (89, "89 s"),
+        (100, "2 min"),
+        (3600, "60 min"),
+        (7200, "2 h"),
+        (200_000, "2 days"),
+        (float("nan"), "too few images for a batch"),
+    ],
+)
+def test_a_time_to_wait_in_words(seconds, words):
+    assert in_words(seconds) == words
