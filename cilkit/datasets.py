@@ -326,7 +326,10 @@ class StreetScenes:
 @cache
 def _content(file: Path, size: int, changed: int) -> bytes:
     """Hash of a file, read again only if its size or time of change is another."""
-    return hashlib.sha256(file.read_bytes()).digest()
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError as error:
+        raise _unreadable(file, error) from error
 
 
 def resolve(path: Path | str) -> Path:
