@@ -57,11 +57,11 @@ def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int 
     """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
     config = PRESETS["paper"]
 
-    def all_of(part: LabelledImages | Augmented, cache: str) -> Callable[[], None]:
+    def all_of(get: Callable[[int], object], cache: str) -> Callable[[], None]:
         def work() -> None:
             with patch.dict(os.environ, {"CILKIT_CACHE": cache}):
                 for index in range(count):
-                    part.load(index) if isinstance(part, LabelledImages) else part[index]
+                    get(index)
 
         return work
 
@@ -77,8 +77,8 @@ def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int 
         augmented = Augmented(images, config.augmentation, seed=0)
         time = interleaved(
             {
-                f"{what} {how}": all_of(part, cache)
-                for what, part in (("image", images), ("sample", augmented))
+                f"{what} {how}": all_of(get, cache)
+                for what, get in (("image", images.load), ("sample", augmented.__getitem__))
                 for how, cache in (("decoded", "off"), ("cached", f"{folder}/cache"))
             },
             repeats,

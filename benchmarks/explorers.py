@@ -12,12 +12,11 @@ from itertools import cycle, islice
 from pathlib import Path
 from types import SimpleNamespace
 
-import torch
 from ipywidgets import SelectionSlider, ValueWidget
 
+from benchmarks.scenes import make_network
 from benchmarks.timing import Row, seconds
 from cilkit import METHODS, Study
-from cilkit.erfnet import ERFNet
 from cilkit.toyscapes import write_toyscapes
 from cilkit.widgets import Explorer, entropy_explorer, pixel_explorer, split_explorer
 
@@ -26,15 +25,8 @@ FRACTION = 40  # of the images of Cityscapes: 11 in the test set
 
 
 def untrained(*classes: int) -> SimpleNamespace:
-    """What an explorer needs of a run; the batch norm is that of noise, so that signals pass."""
-    torch.manual_seed(0)
-    network = ERFNet(*classes)
-    for module in network.modules():
-        if isinstance(module, torch.nn.BatchNorm2d):
-            module.momentum = 1.0
-    with torch.no_grad():
-        network.train()(torch.rand(2, 3, 64, 128))
-    return SimpleNamespace(folder=Path("untrained"), network=network.eval)
+    """What an explorer needs of a run."""
+    return SimpleNamespace(folder=Path("untrained"), network=partial(make_network, *classes))
 
 
 def opened(study: Study) -> Iterator[tuple[str, Explorer]]:

@@ -58,14 +58,16 @@ def random_batch(
     return pixels, labels
 
 
-def make_network(classes: int, size: tuple[int, int] = (64, 128)) -> ERFNet:
+def make_network(
+    *classes: int, size: tuple[int, int] = (64, 128), normalise: bool = False, seed: int = 0
+) -> ERFNet:
     """Random weights, with the batch-norm statistics of random images, in evaluation mode.
 
     With fresh statistics every signal would die away, and all pixels get one class.
     """
     with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(0)
-        network = ERFNet(classes)
+        torch.manual_seed(seed)
+        network = ERFNet(*classes, normalise=normalise)
         norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
         for norm in norms:
             norm.momentum = 1.0

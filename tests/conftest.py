@@ -6,6 +6,7 @@ No test writes into this project: a run of tests that finds a file changed there
 import os
 from collections.abc import Iterator
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,10 @@ import torch
 from hypothesis import HealthCheck, settings
 from PIL import Image
 
+from benchmarks.scenes import make_network as _make_network
 from cilkit.classes import ROOT, Split, load_split
 from cilkit.config import PRESETS, TrainConfig
 from cilkit.datasets import StreetScenes, open_data
-from cilkit.erfnet import ERFNet
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.runs import Run
@@ -68,7 +69,7 @@ def tiny() -> TrainConfig:
 @pytest.fixture(scope="session")
 def make_network():
     """make_network(5, 6) is a network of 5 and 6 classes that reacts to its input as if trained."""
-    return _make_network
+    return partial(_make_network, size=SIZE)
 
 
 @pytest.fixture(scope="session")
@@ -152,20 +153,6 @@ def _files_of_the_project() -> set[tuple[Path, int]]:
             changed = (here / file).lstat().st_mtime_ns if watched else 0
             found.add((here.relative_to(ROOT) / file, changed))
     return found
-
-
-def _make_network(*classes: int, normalise: bool = False, seed: int = 0) -> ERFNet:
-    """Fresh batch-norm statistics let every signal die away; these are those of random images."""
-    with torch.random.fork_rng(), torch.no_grad():
-        torch.manual_seed(seed)
-        network = ERFNet(*classes, normalise=normalise)
-        norms = [module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)]
-        for norm in norms:
-            norm.momentum = 1.0
-        network.train()(torch.rand(2, 3, *SIZE))
-        for norm in norms:
-            norm.momentum = 0.1
-    return network.eval()
 
 
 def _small(name: str) -> Method:

@@ -38,7 +38,7 @@ def test_the_textbook_reads_what_the_kit_reads(tmp_path: Path):
 def test_the_textbook_counts_what_the_kit_counts(tmp_path: Path):
     samples = write_samples(tmp_path, 2, (64, 128))
     images = LabelledImages(samples, SPLIT, scoring.STAGE.seen, 32, native_labels=True)
-    network = make_network(19, (32, 64))
+    network = make_network(19, size=(32, 64))
     assert network(images[0][0][None]).argmax(dim=1).unique().numel() > 2
     assert scoring.miscounted(network, images, PRESETS["smoke"]) == 0
 
