@@ -35,13 +35,13 @@ def evaluate(
     images.prepare()
     scores = MeanIoU(class_sets)
     with tqdm(total=len(images), desc="evaluate", unit="image", leave=False, delay=2) as bar:
-        for pixels, labels in same_size(images, most=8):
+        for pixels, labels in same_size(images):
             scores.update(predict(network, pixels, config), labels, visible.start)
             bar.update(len(pixels))
     return scores
 
 
-def same_size(images: LabelledImages, most: int) -> Iterator[tuple[Tensor, Tensor]]:
+def same_size(images: LabelledImages, most: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
     """The images in order, in batches of at most `most` neighbours of one size."""
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):

@@ -30,7 +30,7 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
     images.prepare()
     counts, confidences = [], []
     with tqdm(total=len(images), desc="rate", unit="image", leave=False, delay=2) as bar:
-        for pixels, labels in same_size(images, most=8):
+        for pixels, labels in same_size(images):
             y = predict(network, pixels, config).softmax(dim=1)  # (B, S, H, W)
             confidences.append(y.amax(dim=1).mean(dim=(1, 2)))  # (B,)
             of_class = [(labels == c).sum(dim=(1, 2)) for c in range(classes.start, classes.stop)]

@@ -46,9 +46,9 @@ class MeanIoU:
             )
         predictions = self._predictions(logits, first)  # set -> (B, h, w)
         # pixels that all sets predict alike share a code, so that one count serves every set
-        codes = 0
+        codes = labels.new_zeros(())
         for name, prediction in predictions.items():
-            codes = codes * len(self.counts[name]) + prediction
+            codes = torch.add(prediction, codes, alpha=len(self.counts[name]))
         kinds, kind = codes.unique(return_inverse=True)  # (K,), (B, h, w)
         pairs = labels * len(kinds) + _nearest(kind, labels.shape[-2:])  # (B, H, W)
         most = 256 * len(kinds)  # labels are below 256, VOID
@@ -62,25 +62,29 @@ class MeanIoU:
     def _predictions(self, logits: Tensor, first: int) -> dict[str, Tensor]:
         """The best channel within each class set, (B, h, w), counted from the set's first class.
 
-        Class sets overlap, but the best channel between two of their ends is sought only once.
+        Class sets overlap, but the best channel between two of their ends is sought only once,
+        and sets that begin alike share the comparisons as far as they go together.
         """
-        ends = sorted(
-            {end for classes in self.class_sets.values() for end in (classes.start, classes.stop)}
-        )
+        sets = self.class_sets.items()
+        ends = sorted({end for _, classes in sets for end in (classes.start, classes.stop)})
         best = {
             start: logits[:, start - first : stop - first].max(dim=1)
             for start, stop in pairwise(ends)
         }
         predictions = {}
-        for name, classes in self.class_sets.items():
-            value, prediction = best[classes.start]
-            for start in ends[ends.index(classes.start) + 1 : ends.index(classes.stop)]:
-                better = best[start].values > value
-                value = torch.where(better, best[start].values, value)
-                other = best[start].indices + start - classes.start
-                prediction = torch.where(better, other, prediction)
-            predictions[name] = prediction
-        return predictions
+        for begin in {classes.start for _, classes in sets}:
+            last = max(classes.stop for _, classes in sets if classes.start == begin)
+            value, prediction = best[begin]
+            for start, stop in pairwise(end for end in ends if begin <= end <= last):
+                if start > begin:
+                    better = best[start].values > value
+                    value = torch.where(better, best[start].values, value)
+                    other = best[start].indices + (start - begin)
+                    prediction = torch.where(better, other, prediction)
+                predictions |= {
+                    name: prediction for name, classes in sets if classes == slice(begin, stop)
+                }
+        return {name: predictions[name] for name in self.class_sets}
 
     def iou(self, name: str) -> Tensor:
         """IoU of each class of the set, (n,) in %; NaN for a class with an empty union."""

@@ -53,6 +53,14 @@ class Step:
                     f"classes at every pixel, {(images, classes, *pixels)}"
                 )
 
+    def by_task(self, channels: Tensor) -> tuple[Tensor, Tensor]:
+        """The old and the new ones of (B, O+N, H, W) channels: (B, O, H, W) and (B, N, H, W).
+
+        These are `channels[:, old]` and `channels[:, new]`, but their gradients are joined in one
+        pass; each slice would fill a tensor of all channels with zeros first.
+        """
+        return channels.split([self.old.stop, self.new.stop - self.new.start], dim=1)
+
 
 @dataclass(frozen=True)
 class Memory:

@@ -12,11 +12,12 @@ from cilkit.methods.base import Method, Step
 def cil_loss(step: Step, weighted: bool) -> dict[str, Tensor]:
     """Labels teach the new classes, the teacher teaches everywhere else, eq. (9)."""
     log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
+    log_y_old, log_y_new = step.by_task(log_y)
     not_new = ~belongs(step.labels, step.new)  # mu-bar: the teacher speaks where no new label does
     weight = entropy_weight(step.teacher) if weighted else None  # alpha, eq. (10)
     return {
-        "ce": cross_entropy(log_y[:, step.new], restrict(step.labels, step.new)),
-        "mkd": masked_distillation(log_y[:, step.old], step.teacher, not_new, weight),
+        "ce": cross_entropy(log_y_new, restrict(step.labels, step.new)),
+        "mkd": masked_distillation(log_y_old, step.teacher, not_new, weight),
     }
 
 

@@ -14,14 +14,13 @@ def lwm_loss(step: Step) -> dict[str, Tensor]:
     A new image carries labels of new classes only and a remembered one of old classes only, so
     each cross-entropy finds its own images in the batch.
     """
-    log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
-    log_y_old = step.logits[:, step.old].log_softmax(dim=1)  # (B, O, H, W)
-    log_y_new = step.logits[:, step.new].log_softmax(dim=1)  # (B, N, H, W)
+    joint_old, joint_new = step.by_task(step.logits.log_softmax(dim=1))  # old and new compete
+    old, new = step.by_task(step.logits)  # (B, O, H, W), (B, N, H, W)
     return {
-        "ce_new": cross_entropy(log_y[:, step.new], restrict(step.labels, step.new)),
-        "ce_memory": cross_entropy(log_y[:, step.old], restrict(step.labels, step.old)),
-        "kd_old": masked_distillation(log_y_old, step.teacher),
-        "kd_new": masked_distillation(log_y_new, step.new_teacher),
+        "ce_new": cross_entropy(joint_new, restrict(step.labels, step.new)),
+        "ce_memory": cross_entropy(joint_old, restrict(step.labels, step.old)),
+        "kd_old": masked_distillation(old.log_softmax(dim=1), step.teacher),
+        "kd_new": masked_distillation(new.log_softmax(dim=1), step.new_teacher),
     }
 
 

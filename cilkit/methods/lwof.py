@@ -9,8 +9,9 @@ from cilkit.methods.base import Method, Step
 
 def lwof_loss(step: Step) -> dict[str, Tensor]:
     """Labels teach the new classes, the teacher the old ones at every pixel, eq. (5)."""
-    log_y_old = step.logits[:, step.old].log_softmax(dim=1)  # (B, O, H, W), the two slices
-    log_y_new = step.logits[:, step.new].log_softmax(dim=1)  # (B, N, H, W)  never compete
+    old, new = step.by_task(step.logits)
+    log_y_old = old.log_softmax(dim=1)  # (B, O, H, W), the two slices
+    log_y_new = new.log_softmax(dim=1)  # (B, N, H, W)  never compete
     return {
         "ce": cross_entropy(log_y_new, restrict(step.labels, step.new)),
         "kd": masked_distillation(log_y_old, step.teacher),
