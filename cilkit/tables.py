@@ -78,10 +78,10 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
     methods = TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
     index = pd.MultiIndex.from_product([("T2", "T3"), methods], names=["stages", "method"])
     sources = {"ours": our_scores(found), SPREAD: spread(found), "paper": paper_scores()}
-    if sources[SPREAD].isna().all(axis=None):
+    both = pd.concat(sources, axis=1).reindex(index)
+    if both[SPREAD].isna().all(axis=None):
         del sources[SPREAD]
-    both = pd.concat(sources, axis=1).swaplevel(axis=1).reindex(index)
-    both = both[[(task, source) for task in TASKS for source in sources]]
+    both = both.swaplevel(axis=1)[[(task, source) for task in TASKS for source in sources]]
     both = both.rename(columns=TASK_TITLES)
     return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
 

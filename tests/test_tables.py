@@ -184,6 +184,13 @@ def test_a_comparison_of_one_seed_has_no_column_of_spreads(found):
     assert "±" not in highlight(comparison("II", one)).to_html()
 
 
+def test_a_comparison_shows_spreads_where_its_own_methods_have_several_seeds(make_run):
+    found = [make_run("LWM", "T2", seed, {"task12": 50.0 + seed}) for seed in (0, 1)]
+    found += [make_run("T1", "T1", seed, {"task1": 90.0 + seed}) for seed in (0, 1)]
+    assert "±" not in comparison("II", found).columns.get_level_values(1)
+    assert "±" in comparison("III", found).columns.get_level_values(1)
+
+
 def test_what_is_not_there_is_nan_in_a_comparison(found):
     table = comparison("II", found)
     at_t2 = table.loc[("T1, T2", "CIL")]
