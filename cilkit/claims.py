@@ -9,10 +9,9 @@ from dataclasses import dataclass
 
 import pandas as pd
 from pandas.io.formats.style import Styler
-from scipy.stats import t
 
 from cilkit.runs import NOTEBOOKS, Run, by_seed, check_comparable
-from cilkit.tables import our_scores, paper_scores, score
+from cilkit.tables import interval, our_scores, paper_scores, score
 
 MUCH, CLOSE = 10.0, 5.0  # points of mIoU
 
@@ -222,15 +221,10 @@ def _verdict(claim: Claim, seeds: Sequence[Scores]) -> Mapping[str, object]:
             margins.append(claim.margin(scores))
         except NotRun as lacking:
             missing = str(lacking)
-    nothing = {"margin": float("nan"), "low": float("nan"), "high": float("nan")}
+    found = interval(margins)
+    row = {"margin": found.pop("mean"), **found, "missing": "" if margins else missing}
     if not margins:
-        return {"verdict": "not run", **nothing, "seeds": 0, "missing": missing}
-    values = pd.Series(margins)
-    mean = values.mean()
-    row = nothing | {"margin": mean, "seeds": len(values), "missing": ""}
-    decided = True
-    if len(values) > 1:
-        half = t.ppf(0.975, len(values) - 1) * values.sem()
-        row |= {"low": mean - half, "high": mean + half}
-        decided = abs(mean) > half
-    return {"verdict": ("holds" if mean > 0 else "does not hold") if decided else "undecided"} | row
+        return {"verdict": "not run"} | row
+    if row["low"] <= 0 <= row["high"]:  # of one seed no interval is known
+        return {"verdict": "undecided"} | row
+    return {"verdict": "holds" if row["margin"] > 0 else "does not hold"} | row

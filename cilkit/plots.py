@@ -13,6 +13,7 @@ import seaborn as sns
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -20,7 +21,7 @@ from torch import Tensor
 from cilkit.classes import VOID, Split
 from cilkit.methods import METHODS
 from cilkit.runs import score_columns
-from cilkit.tables import TASK_TITLES
+from cilkit.tables import JOINT, TASK_TITLES
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
 WEIGHTS = ("1", "2", "4", "8+")  # ticks of the one scale of alpha, in powers of 2
@@ -274,6 +275,56 @@ def claim_margins(ledger: pd.DataFrame) -> Figure:
     sns.despine(ax=ax)
     plt.close(fig)
     return fig
+
+
+def seed_dots(scores: pd.DataFrame, paper: pd.DataFrame, methods: Sequence[str]) -> Figure:
+    """The cross-task scores after T2 and T3, a row a method: every seed a dot, their mean a line.
+
+    scores: as from `runs.scores`; paper: as from `paper_scores`, hollow diamonds; methods: the
+    rows from top to bottom. A seed has the same height in every row, the first one on top.
+    """
+    height = 1.2 + 0.42 * len(methods)
+    fig, axes = plt.subplots(
+        1, 2, figsize=(WIDTH, height), layout="constrained", sharex=True, sharey=True
+    )
+    seeds = sorted(scores["seed"].unique())
+    heights = dict(zip(seeds, _spread_out(len(seeds)), strict=True))
+    for ax, (stage, task) in zip(axes, JOINT.items(), strict=True):
+        shown = scores[(scores["stage"] == stage) & (scores["task"] == task)]
+        for row, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
+            of_one = shown[shown["method"] == method]
+            dots = row + of_one["seed"].map(heights)
+            ax.scatter(of_one["miou"], dots, s=34, color=colour, zorder=3)
+            ax.vlines(of_one["miou"].mean(), row - 0.4, row + 0.4, color=colour, linewidth=2)
+            published = paper[task].get((stage, method), np.nan)
+            ax.scatter(published, row, s=60, marker="D", facecolor="none", edgecolor="0.35")
+            ax.axhline(row + 0.5, color="0.9", linewidth=0.8, zorder=0)
+        ax.set(title=f"after {stage}", xlabel=f"mIoU of {TASK_TITLES[task]} [%]")
+        ax.grid(axis="x", alpha=0.3)
+        ax.tick_params(axis="y", length=0)
+    axes[0].set_xlim(left=0)
+    axes[0].set_yticks(range(len(methods)), methods)
+    axes[0].set_ylim(len(methods) - 0.5, -0.5)
+    fig.legend(handles=_dot_legend(seeds), loc="outside upper center", ncols=3, frameon=False)
+    sns.despine(fig, left=True)
+    plt.close(fig)
+    return fig
+
+
+def _spread_out(count: int) -> np.ndarray:
+    """Heights in a row, from top to bottom and around its middle, so that no dot hides another."""
+    return np.linspace(-0.28, 0.28, count) if count > 1 else np.zeros(count)
+
+
+def _dot_legend(seeds: Sequence[int]) -> list[Line2D]:
+    grey = {"color": "0.35", "linestyle": ""}
+    order = ", from top to bottom" if len(seeds) > 1 else ""
+    dots = f"seed {', '.join(map(str, seeds))}{order}" if len(seeds) else "no run yet"
+    return [
+        Line2D([], [], marker="o", label=dots, **grey),
+        Line2D([], [], marker="|", markersize=14, markeredgewidth=2, label="mean", **grey),
+        Line2D([], [], marker="D", fillstyle="none", label="paper", **grey),
+    ]
 
 
 def entropy_weights(

@@ -11,6 +11,7 @@ from functools import partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
+from types import FunctionType
 
 import torch
 
@@ -50,15 +51,21 @@ def code_version(method: Method | None) -> dict[str, str | None]:
 
 
 def _method_version(method: Method) -> str:
-    digest = hashlib.sha256(_code_of(method).encode())
-    chosen = {field.name: getattr(method, field.name) for field in fields(method)}
-    del chosen["loss"], chosen["equation"]
-    digest.update(repr(_content(chosen, set())).encode())
+    digest = hashlib.sha256(_code_of(method, set()).encode())
+    digest.update(repr(_content(_chosen(method), set())).encode())
     if method.memory is not None:
         for name in ("memory.py", "methods/lwm.py"):  # what chooses, and the rules of the kit
             source = (Path(__file__).parent / name).read_text(encoding="utf-8")
             digest.update(_without_prose(source).encode())
     return digest.hexdigest()[:16]
+
+
+def _chosen(method: Method) -> dict[str, object]:
+    return {
+        field.name: getattr(method, field.name)
+        for field in fields(method)
+        if field.name not in ("loss", "equation")
+    }
 
 
 def environment(config: TrainConfig) -> dict[str, str | int]:
@@ -75,7 +82,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
     }
 
 
-def _code_of(method: Method) -> str:
+def _code_of(method: Method, seen: set) -> str:
     """The file of a shipped method; of one written in a notebook its functions and their values."""
     loss = method.loss
     function = loss.func if isinstance(loss, partial) else loss
@@ -83,7 +90,7 @@ def _code_of(method: Method) -> str:
     if module is not None and module.__name__.startswith("cilkit."):
         fixed = (loss.args, sorted(loss.keywords.items())) if isinstance(loss, partial) else None
         return _without_prose(inspect.getsource(module)) + repr(fixed)
-    return repr(_content(loss, set()))
+    return repr(_content(loss, seen))
 
 
 def _content(value: object, seen: set) -> object:
@@ -95,6 +102,8 @@ def _content(value: object, seen: set) -> object:
         return [_content(part, seen) for part in value]
     if isinstance(value, dict):
         return [(name, _content(part, seen)) for name, part in value.items()]
+    if isinstance(value, Method):  # such as METHODS["CIL"], whose loss another one may call
+        return [_code_of(value, seen), _content(_chosen(value), seen)]
     if isinstance(value, Memory):
         return _content((value.rule, value.size), seen)
     if not inspect.isfunction(value):
@@ -102,13 +111,23 @@ def _content(value: object, seen: set) -> object:
     if value in seen or value.__module__.partition(".")[0] in ("cilkit", "torch"):
         return value.__qualname__
     seen.add(value)
-    source = textwrap.dedent(inspect.getsource(value))
+    source = textwrap.dedent(_source(value))
     with suppress(SyntaxError):  # a lambda in the middle of a call stays as it is written
         source = _without_prose(source)
     outer = inspect.getclosurevars(value)
     named = outer.globals | outer.nonlocals
     named = {name: item for name, item in named.items() if not inspect.ismodule(item)}
     return [source, [(name, _content(named[name], seen)) for name in sorted(named)]]
+
+
+def _source(function: FunctionType) -> str:
+    try:
+        return inspect.getsource(function)
+    except OSError as error:
+        raise ValueError(
+            f"the source of {function.__qualname__} cannot be read, and a run must remember it; "
+            "write it in a notebook cell or in a file"
+        ) from error
 
 
 def _without_prose(source: str) -> str:

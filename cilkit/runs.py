@@ -19,6 +19,7 @@ from pandas.io.formats.style import Styler
 from safetensors import torch as safetensors
 
 from cilkit.classes import Split, Stage, unknown
+from cilkit.datasets import resolve
 from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
 
@@ -171,12 +172,13 @@ def is_finished(folder: Path) -> bool:
     return all((folder / file).is_file() for file in FILES)
 
 
-def load(folder: Path) -> Run:
+def load(folder: Path | str) -> Run:
     """Read a finished run; a FileNotFoundError says what is missing and what is there instead.
 
-    A ValueError names a file that was edited or damaged since it was saved; of the weights, not
-    before they are used.
+    A relative path starts at the project folder, as in Study. A ValueError names a file that was
+    edited or damaged since it was saved; of the weights, not before they are used.
     """
+    folder = resolve(folder)
     if not is_finished(folder):
         missing = [file for file in FILES if not (folder / file).is_file()]
         if folder.is_dir():
@@ -200,8 +202,12 @@ def load(folder: Path) -> Run:
     )
 
 
-def find(folder: Path) -> list[Run]:
-    """All finished runs below a folder, at any depth, without the superseded ones."""
+def find(folder: Path | str) -> list[Run]:
+    """All finished runs below a folder, at any depth, without the superseded ones.
+
+    A relative path starts at the project folder, as in Study, wherever a notebook was started.
+    """
+    folder = resolve(folder)
     folders = sorted(file.parent for file in folder.glob("**/scores.json"))
     return [load(run) for run in folders if is_finished(run) and not _hidden(run, folder)]
 
@@ -220,15 +226,16 @@ def set_aside(folder: Path) -> Path:
     return folder.rename(target)
 
 
-def scores(found: Path | Sequence[Run]) -> pd.DataFrame:
+def scores(found: Path | str | Sequence[Run]) -> pd.DataFrame:
     """The scores of some runs, or of all below a folder, as one tidy table, mIoU in %.
 
-    Columns: data, preset, seed, method, stage, task, miou.
+    Columns: data, preset, seed, method, stage, task, miou. Runs of several data sets, presets and
+    seeds may come together; a relative path starts at the project folder.
     """
     columns = ["data", "preset", "seed", "method", "stage"]
     rows = [
         [run.config[column] for column in columns] + [task, value]
-        for run in (find(found) if isinstance(found, Path) else found)
+        for run in (find(found) if isinstance(found, Path | str) else found)
         for task, value in run.scores["miou"].items()
     ]
     return pd.DataFrame(rows, columns=[*columns, "task", "miou"]).astype({"miou": float})
@@ -259,21 +266,91 @@ def by_seed(found: Sequence[Run]) -> list[list[Run]]:
     return [[run for run in found if run.config["seed"] == seed] for seed in seeds]
 
 
+def by_configuration(found: Sequence[Run]) -> list[list[Run]]:
+    """Some runs sorted into groups that may stand in one table each, the largest first.
+
+    Runs of a group differ in seed, method and stage alone, and all runs of a method in it were
+    trained by the same definition of that method.
+    """
+    groups: list[list[Run]] = []
+    for run in found:
+        fits = (group for group in groups if not _differ(group, run))
+        if (group := next(fits, None)) is not None:
+            group.append(run)
+        else:
+            groups.append([run])
+    return sorted(groups, key=len, reverse=True)
+
+
+def overview(found: Sequence[Run]) -> pd.DataFrame:
+    """Which seeds match: a row for each configuration and seed among some runs.
+
+    Columns: configuration (from 1, the one with most runs first), seed, runs, differs in (what
+    keeps the row out of a table with the first configuration).
+    """
+    groups = by_configuration(found)
+    rows = [
+        [number, runs[0].config["seed"], len(runs), ", ".join(_apart(groups[0], group)[1])]
+        for number, group in enumerate(groups, start=1)
+        for runs in by_seed(group)
+    ]
+    return pd.DataFrame(rows, columns=["configuration", "seed", "runs", "differs in"])
+
+
 def check_comparable(found: Sequence[Run]) -> None:
-    """A ValueError if runs differ in more than seed, method and stage: no table may mix them."""
+    """A ValueError if no table may mix these runs, or if one is there twice.
 
-    def decisive(run: Run) -> dict:
-        config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
-        code = config["code"]  # of an older kit it is one text
-        return config | {"code": code.get("shared") if isinstance(code, dict) else code}
-
-    for run in found[1:]:
-        if fields := differences(decisive(found[0]), decisive(run)):
+    They may differ in seed, method and stage alone; see `by_configuration`.
+    """
+    groups = by_configuration(found)
+    if len(groups) > 1:
+        other, fields = _apart(groups[0], groups[1])
+        method = other.config["method"]
+        alike = [run for run in groups[0] if run.config["method"] == method] or groups[0]
+        raise ValueError(
+            f"{alike[0].folder} and {other.folder} differ in {', '.join(fields)}; a table holds "
+            f"runs of one configuration, and here are {len(groups)}: "
+            f"{'; '.join(map(_named, groups))}. Choose the runs of one, such as "
+            "runs.by_configuration(found)[0], or run the notebooks again with the seeds of the "
+            "others (make study SEEDS=...), which replaces what does not match"
+        )
+    seen: dict[tuple, Run] = {}
+    for run in found:
+        training = tuple(run.config[field] for field in ("method", "stage", "seed"))
+        if (twin := seen.setdefault(training, run)) is not run:
+            method, stage, seed = training
             raise ValueError(
-                f"{found[0].folder} and {run.folder} differ in {', '.join(fields)}; a table holds "
-                "runs of one configuration. Choose runs of one, or run the notebooks again, which "
-                "replaces those that do not match"
+                f"{twin.folder} and {run.folder} are both {method} in {stage} with seed {seed}; a "
+                "seed counts once. Move the copy out of the folder that is read"
             )
+
+
+def _decisive(run: Run) -> dict:
+    """What must be equal in a table, of a run of this or of an older kit."""
+    config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
+    code = config["code"]  # of an older kit it is one text
+    return config | {"code": code.get("shared") if isinstance(code, dict) else code}
+
+
+def _differ(group: Sequence[Run], run: Run) -> list[str]:
+    """In what a run differs from a group that may stand in one table, by name."""
+    if fields := differences(_decisive(group[0]), _decisive(run)):
+        return fields
+    method, code = run.config["method"], run.config.get("code")
+    twins = [other.config.get("code") for other in group if other.config["method"] == method]
+    return [f"the definition of {method!r}"] if twins and twins[0] != code else []
+
+
+def _apart(group: Sequence[Run], other: Sequence[Run]) -> tuple[Run, list[str]]:
+    """The first run that keeps `other` out of a table with a group, and in what it differs."""
+    return next(((run, fields) for run in other if (fields := _differ(group, run))), (other[0], []))
+
+
+def _named(group: Sequence[Run]) -> str:
+    """Runs of one configuration in an error: their seeds, and their names if they are few."""
+    seeds = [str(runs[0].config["seed"]) for runs in by_seed(group)]
+    names = ", ".join(run.folder.name for run in group) if len(group) <= 3 else f"{len(group)} runs"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} ({names})"
 
 
 def save_results(folder: Path, results: Mapping[str, pd.DataFrame | Styler | Figure]) -> None:
@@ -311,7 +388,7 @@ def _table_files(table: pd.DataFrame | Styler) -> dict[str, bytes]:
     )
     latex = styled.to_latex(convert_css=True, hrules=True)
     latex = re.sub(r"(?<!\\)([_%#])", r"\\\1", latex)
-    for sign, command in (("∪", r"$\cup$"), ("–", "--")):
+    for sign, command in (("∪", r"$\cup$"), ("±", r"$\pm$"), ("–", "--")):
         latex = latex.replace(sign, command)
     return {"csv": plain.to_csv().encode(), "tex": latex.encode()}
 

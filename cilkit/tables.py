@@ -1,16 +1,20 @@
-"""Tables II and III: our scores beside the paper's; forgetting, and what each method may see."""
+"""Tables II and III, our scores beside the paper's; differences, forgetting, who may see what.
+
+Several seeds of a study stand in one table as mean and sample standard deviation. A method of one's
+own that is found among the runs has its rows after those of the paper.
+"""
 
 import sys
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+from scipy.special import stdtrit
 
 from cilkit import runs
 from cilkit.classes import ROOT, Split, unknown
 from cilkit.methods import METHODS, Method
-from cilkit.runs import NOTEBOOKS, Run, by_seed, check_comparable
+from cilkit.runs import NEW_TEACHER, NOTEBOOKS, Run, by_seed, check_comparable
 
 TASKS = ["task1", "task2", "task12", "task3", "task123"]
 TASK_TITLES = {
@@ -20,6 +24,8 @@ TASK_TITLES = {
     "task3": "Task 3",
     "task123": "Task 1∪2∪3",
 }
+JOINT = {"T2": "task12", "T3": "task123"}  # stage: the score in which all its classes compete
+SPREAD = "±"  # the column of standard deviations
 BEST = "font-weight: bold"
 SECOND = "text-decoration: underline; underline: --rwrap --latex"  # in HTML; in LaTeX
 TABLES = {
@@ -33,44 +39,163 @@ def paper_scores() -> pd.DataFrame:
     return pd.read_csv(ROOT / "data" / "paper_tables.csv", index_col=["stage", "method"])[TASKS]
 
 
+def methods_of(found: Sequence[Run]) -> list[str]:
+    """SS and the paper's methods, in its order, then those of one's own among some runs."""
+    known = ["SS", *METHODS]
+    own = {run.config["method"] for run in found} - {"T1", NEW_TEACHER, *known}
+    return known + sorted(own)
+
+
 def our_scores(found: Sequence[Run]) -> pd.DataFrame:
     """The scores of some runs in the same form, averaged over seeds.
 
     Raises ValueError if their configurations differ in more than the seed.
     """
+    return _over_seeds(found, "mean")
+
+
+def spread(found: Sequence[Run]) -> pd.DataFrame:
+    """The sample standard deviation over seeds of each of `our_scores`; NaN for one seed."""
+    return _over_seeds(found, "std").reindex(our_scores(found).index)
+
+
+def _over_seeds(found: Sequence[Run], what: str) -> pd.DataFrame:
     check_comparable(found)
     tidy = runs.scores(found)
-    return tidy.pivot_table("miou", ["stage", "method"], "task").reindex(columns=TASKS)
+    return tidy.pivot_table("miou", ["stage", "method"], "task", what).reindex(columns=TASKS)
 
 
 def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
     """Table "II" or "III": the scores of some runs beside the paper's.
 
-    Rows (stages, method) in the paper's order; columns (task, "ours" or "paper") in %, NaN for
-    what has not been run and for class sets that are not known yet. Seeds are averaged.
+    Rows (stages, method) in the paper's order, and in each block methods of one's own at the end;
+    columns (task, "ours" or "paper") in %, NaN for what has not been run and for class sets that
+    are not known yet. With two seeds or more "ours" is their mean, and (task, "±") their sample
+    standard deviation.
     """
     if table not in TABLES:
         raise ValueError(unknown("table", table, list(TABLES)))
-    index = pd.MultiIndex.from_product([("T2", "T3"), TABLES[table][1]], names=["stages", "method"])
-    both = pd.concat({"ours": our_scores(found), "paper": paper_scores()}, axis=1)
-    both = both.swaplevel(axis=1).reindex(index)
-    both = both[[(task, source) for task in TASKS for source in ("ours", "paper")]]
+    methods = TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
+    index = pd.MultiIndex.from_product([("T2", "T3"), methods], names=["stages", "method"])
+    sources = {"ours": our_scores(found), SPREAD: spread(found), "paper": paper_scores()}
+    both = pd.concat(sources, axis=1).reindex(index)
+    if both[SPREAD].isna().all(axis=None):
+        del sources[SPREAD]
+    both = both.swaplevel(axis=1)[[(task, source) for task in TASKS for source in sources]]
     both = both.rename(columns=TASK_TITLES)
     return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
 
 
 def how_to_fill(found: Sequence[Run]) -> list[str]:
-    """A line for each method of the tables whose run is missing: which notebook makes it."""
-    have = {(run.config["method"], run.config["stage"]) for run in found}
-    lacking = {
-        method: [stage for stage in ("T2", "T3") if (method, stage) not in have]
-        for method in ("SS", *METHODS)
-    }
+    """A line for each method of the tables whose runs are missing: which notebook makes them.
+
+    Seeds are named where only some lack a run; the last line asks for more where there is one.
+    """
+    seeds = sorted({run.config["seed"] for run in found})
+    have = {tuple(run.config[field] for field in ("method", "stage", "seed")) for run in found}
+    lines = []
+    for method in methods_of(found):
+        stages_lacking: dict[tuple[int, ...], list[str]] = {}
+        for stage in JOINT:
+            lacking = tuple(seed for seed in seeds if (method, stage, seed) not in have)
+            if lacking or not seeds:
+                stages_lacking.setdefault(lacking, []).append(stage)
+        for lacking, stages in stages_lacking.items():
+            where = "" if list(lacking) == seeds else f", SEED {_listed(lacking)}"
+            maker = NOTEBOOKS.get(method, f"study.run({stages[-1]!r}, ...) with that method")
+            lines.append(f"{method} in {' and '.join(stages)}{where}: run {maker}")
+    return lines + one_seed(found)
+
+
+def one_seed(found: Sequence[Run]) -> list[str]:
+    """The line that says what is missing for a spread, if all runs are of one seed; else none."""
+    seeds = by_seed(found)
+    if len(seeds) != 1:
+        return []
     return [
-        f"{method} in {' and '.join(stages)}: run {NOTEBOOKS[method]}"
-        for method, stages in lacking.items()
-        if stages
+        f"one seed, {seeds[0][0].config['seed']}: no spread and no interval; "
+        "make study SEEDS=0,1,2 (with your DATA and PRESET) trains more"
     ]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def interval(values: Sequence[float]) -> dict[str, float | int]:
+    """The mean of some values, one a seed, and the 95 % interval of that mean by Student's t.
+
+    Keys: mean (NaN without values), low and high (NaN with fewer than two), seeds.
+    """
+    values = pd.Series(values, dtype=float)
+    mean, half = values.mean(), float("nan")
+    if len(values) > 1:
+        half = stdtrit(len(values) - 1, 0.975) * values.sem()
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:
+    """Score of each method minus that of a reference with the same seed, in points; a row a method.
+
+    Columns as from `interval`, over the seeds that have both scores. Raises ValueError for an
+    unknown task or reference, and for mixed configurations.
+    """
+    check_comparable(found)
+    methods = methods_of(found)
+    if task not in TASKS:
+        raise ValueError(unknown("task", task, TASKS))
+    if reference not in methods:
+        raise ValueError(unknown("method", reference, methods))
+    tidy = runs.scores(found)
+    tidy = tidy[(tidy["stage"] == stage) & (tidy["task"] == task)]
+    by_method = tidy.pivot(index="seed", columns="method", values="miou").reindex(columns=methods)
+    gaps = by_method.sub(by_method[reference], axis=0)  # a row a seed
+    rows = [interval(gaps[method].dropna()) for method in methods]
+    return pd.DataFrame(rows, methods).astype({"seeds": "Int64"})  # also where one is unknown
+
+
+def differences(found: Sequence[Run], references: Sequence[str] = ("CIL", "SS")) -> pd.DataFrame:
+    """Paired differences of the cross-task scores after T2 and T3 to some methods, in points.
+
+    Rows (score, method); columns ("minus CIL", as from `interval`), ...; NaN in the row of the
+    reference itself.
+    """
+    blocks = {
+        f"{TASK_TITLES[task]} after {stage}": pd.concat(
+            {
+                f"minus {reference}": paired(found, stage, task, reference).drop(reference)
+                for reference in references
+            },
+            axis=1,
+        ).reindex(methods_of(found))
+        for stage, task in JOINT.items()
+    }
+    return pd.concat(blocks, names=["score", "method"])
+
+
+def signed(differences: pd.DataFrame) -> Styler:
+    """Differences for the notebook: bold where the 95 % interval does not hold 0.
+
+    The bounds are left out where no interval is known.
+    """
+    bounds = [column for column in differences if column[1] in ("low", "high")]
+    known = differences[bounds].notna().any(axis=None)
+    shown = differences if known else differences.drop(columns=bounds)
+    counts = [column for column in shown if column[1] == "seeds"]
+    return (
+        shown.style.format("{:+.1f}", na_rep="–")
+        .format("{:.0f}", na_rep="–", subset=counts)
+        .apply(_decided, axis=None)
+    )
+
+
+def _decided(differences: pd.DataFrame) -> pd.DataFrame:
+    marks = pd.DataFrame("", index=differences.index, columns=differences.columns)
+    for reference in differences.columns.unique(0):
+        of_one = differences[reference]
+        if "low" in of_one:
+            marks.loc[of_one["low"] * of_one["high"] > 0, (reference, "mean")] = BEST
+    return marks
 
 
 def forgetting(found: Sequence[Run]) -> pd.DataFrame:
@@ -81,14 +206,14 @@ def forgetting(found: Sequence[Run]) -> pd.DataFrame:
     """
     check_comparable(found)
     of_seeds = [_forgetting(runs_of_seed) for runs_of_seed in by_seed(found) or [[]]]
-    return pd.concat(of_seeds).groupby(level=0, sort=False).mean()
+    return pd.concat(of_seeds).groupby(level=0, sort=False).mean().reindex(methods_of(found)[1:])
 
 
 def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
     ours = our_scores(found)
     learned = {"task1": lambda method: ("T1", "T1"), "task2": lambda method: ("T2", method)}
     rows = {}
-    for method in METHODS:  # SS learns everything at once
+    for method in methods_of(found)[1:]:  # SS learns everything at once
         rows[method] = {
             (TASK_TITLES[task], f"after {stage}"): score(ours, stage, method, task)
             - score(ours, *learned[task](method), task)
@@ -133,7 +258,7 @@ def between_tasks(found: Sequence[Run], split: Split, stage: str = "T3") -> pd.D
             of_run = by_task(run.confusion(everything), split)
             counts[run.config["method"]] = counts.get(run.config["method"], 0) + of_run
     rows = {}
-    for method in [method for method in ("SS", *METHODS) if method in counts]:
+    for method in [method for method in methods_of(found) if method in counts]:
         shares = 100 * counts[method].div(counts[method].sum(axis=1), axis=0)
         rows[method] = {
             (f"{labelled} as", predicted): shares.loc[labelled, predicted]
@@ -170,13 +295,22 @@ def highlight(table: pd.DataFrame) -> Styler:
     SS takes no part: it saw all labels at once. A dash stands for what has not been run or has
     no such class set.
     """
-    return table.style.format("{:.1f}", na_rep="–").apply(_marks, axis=None)
+    spreads = [column for column in table if _is_spread(column)]
+    return (
+        table.style.format("{:.1f}", na_rep="–")
+        .format("± {:.1f}", na_rep="", subset=spreads)
+        .apply(_marks, axis=None)
+    )
+
+
+def _is_spread(column: str | tuple[str, str]) -> bool:
+    return isinstance(column, tuple) and column[-1] == SPREAD
 
 
 def _marks(table: pd.DataFrame) -> pd.DataFrame:
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
     for _, block in table.drop("SS", level="method", errors="ignore").groupby(level="stages"):
-        for column in table.columns:
+        for column in filter(lambda column: not _is_spread(column), table.columns):
             best = block[column].dropna().nlargest(2)
             for row, mark in zip(best.index, (BEST, SECOND), strict=False):
                 marks.loc[row, column] = mark
@@ -185,15 +319,24 @@ def _marks(table: pd.DataFrame) -> pd.DataFrame:
 
 def as_text(table: pd.DataFrame) -> str:
     """A table for the terminal, one decimal, a dash for what is missing."""
-    return table.to_string(float_format="{:.1f}".format, na_rep="–")
+    return table.to_string(float_format="{:.1f}".format, na_rep="–").replace("<NA>", "   –")
 
 
 def main(folder: str) -> None:
-    """Print Tables II and III for the runs in a folder: `python -m cilkit.tables FOLDER`."""
-    found = runs.find(Path(folder))
+    """Print Tables II and III for the runs in a folder: `python -m cilkit.tables FOLDER`.
+
+    With two seeds or more, the paired differences as well.
+    """
+    found = runs.find(folder)
+    seeds = [runs_of_seed[0].config["seed"] for runs_of_seed in by_seed(found)]
+    several = len(seeds) > 1
+    of = f", mean and standard deviation (±) of seeds {_listed(seeds)}," if several else ""
     for table, (title, _) in TABLES.items():
-        print(f"\nTable {table}: {title}. mIoU in %, ours beside the paper's (Cityscapes)\n")
+        print(f"\nTable {table}: {title}. mIoU in %, ours{of} beside the paper's (Cityscapes)\n")
         print(as_text(comparison(table, found)))
+    if several:
+        print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")
+        print(as_text(differences(found)))
     print(*how_to_fill(found), sep="\n")
 
 

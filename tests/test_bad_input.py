@@ -32,7 +32,7 @@ from cilkit.datasets import open_data
 from cilkit.methods import get_method
 from cilkit.parameters import check_injected
 from cilkit.study import Study
-from cilkit.tables import comparison, our_scores, score
+from cilkit.tables import comparison, our_scores, paired, score
 from cilkit.transforms import Augmentation
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
@@ -409,6 +409,10 @@ NAME = [
      r"unknown class set 'task2' \(did you mean 'task1'\?\); choose one of: task1"),
     ("unknown task", nothing, lambda p: score(our_scores([runs.load(p.run)]), "T1", "T1", "tsk12"),
      r"unknown task 'tsk12' \(did you mean 'task12'\?\); choose one of: task1, task2"),
+    ("unknown method as a reference", nothing, lambda p: paired([], "T3", "task123", "CILL"),
+     r"unknown method 'CILL' \(did you mean 'CIL'\?\); choose one of: SS, FT"),
+    ("unknown task of a difference", nothing, lambda p: paired([], "T3", "task321", "CIL"),
+     r"unknown task 'task321' \(did you mean 'task3'\?\); choose one of: task1, task2"),
     ("unknown table", nothing, lambda p: comparison("IIII", []),
      r"unknown table 'IIII' \(did you mean 'III'\?\); choose one of: II, III"),
     ("unknown labels", nothing, lambda p: p.study().data.stage("T2", labels="old"),

@@ -1,7 +1,9 @@
 """Every notebook, executed by papermill on a few toy scenes; then what it left behind is read."""
 
+import hashlib
 import json
 import os
+import shutil
 from pathlib import Path
 
 import nbformat
@@ -11,15 +13,16 @@ import pytest
 
 from cilkit.classes import load_split
 from cilkit.methods import METHODS
-from cilkit.runs import load
+from cilkit.runs import FILES, SUMS, find, load
 from cilkit.study import Study
+from cilkit.tables import comparison, how_to_fill, methods_of
 
 pytestmark = pytest.mark.xdist_group("notebooks")  # they share their runs
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
-TABLES = ["scores", "table_II", "table_III", "claims", "forgetting", "between_tasks"]
-FIGURES = ["figure_4", "claim_margins", "iou_by_class", "confusion"]
+TABLES = ["scores", "table_II", "table_III", "differences", "claims", "forgetting", "between_tasks"]
+FIGURES = ["figure_4", "seed_dots", "claim_margins", "iou_by_class", "confusion"]
 LEAVES = {  # the runs that a notebook must have made or found
     "00_start_here": [],
     "01_split_cityscapes": [],
@@ -51,8 +54,34 @@ def every_run(toys, runs) -> None:
             study.run(stage, method)
 
 
-def run(notebook: str, data: Path, runs: Path, out: Path) -> nbformat.NotebookNode:
-    path = NOTEBOOKS / f"{notebook}.ipynb"
+@pytest.fixture(scope="module")
+def two_seeds(every_run, runs, tmp_path_factory) -> Path:
+    """All runs with a method of one's own, and a second seed in which all scores are 1 higher."""
+    other = shutil.copytree(runs, tmp_path_factory.mktemp("two") / "runs")
+    seed0 = other / "toys" / "smoke" / "seed0"
+    for stage in ("T2", "T3"):
+        copy = shutil.copytree(seed0 / f"CIL_{stage}", seed0 / f"CIL_mine_{stage}")
+        rewrite(copy, "config.json", method="CIL (mine)")
+    seed1 = shutil.copytree(seed0, seed0.with_name("seed1"))
+    for found in find(seed1):
+        rewrite(found.folder, "config.json", seed=1)
+        higher = {task: value + 1 for task, value in found.scores["miou"].items()}
+        rewrite(found.folder, "scores.json", miou=higher)
+    return other
+
+
+def rewrite(folder: Path, name: str, **changes) -> None:
+    """Change a file of a run, and the checksums, as if it had been saved so."""
+    content = json.loads((folder / name).read_text())
+    (folder / name).write_text(json.dumps(content | changes))
+    contents = {file: (folder / file).read_bytes() for file in FILES if file != SUMS}
+    sums = [f"{hashlib.sha256(c).hexdigest()}  {file}\n" for file, c in contents.items()]
+    (folder / SUMS).write_text("".join(sums))
+
+
+def run(notebook: str, data: Path, runs: Path, out: Path, folder: Path = NOTEBOOKS):
+    """Execute a notebook of a folder, and return it."""
+    path = folder / f"{notebook}.ipynb"
     parameters = {"DATA": str(data), "RUNS": str(runs), "PRESET": "smoke", "SEED": 0}
     missing = parameters.keys() - pm.inspect_notebook(path).keys()
     assert not missing, f"parameters cell of {path.name} lacks {', '.join(sorted(missing))}"
@@ -73,7 +102,7 @@ def test_every_notebook_is_tested():
 @pytest.mark.parametrize("notebook", LEAVES)
 def test_notebook(notebook, toys, runs, tmp_path, request):
     if notebook == "12_results":  # it trains nothing
-        request.getfixturevalue("every_run")
+        runs = request.getfixturevalue("two_seeds")
     executed = run(notebook, toys, runs, tmp_path)
     errors = [
         output.get("text", "")
@@ -94,13 +123,66 @@ def test_notebook(notebook, toys, runs, tmp_path, request):
         assert all(0 <= value <= 100 for value in scores["miou"].values())
         assert len(scores["confusion"][sets[-1]]) == learned.stop - learned.start
     if notebook == "12_results":
-        results = folder / "results"
-        assert {f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")} | {
-            f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")
-        } == {file.name for file in results.iterdir()}
-        table = pd.read_csv(results / "table_III.csv", header=[0, 1], index_col=[0, 1])
-        assert table["Task 1"].notna().all(axis=None)  # no method is missing
-        assert set(pd.read_csv(results / "claims.csv")["verdict"]) <= {"holds", "does not hold"}
+        check_results(folder.parent / "results")
+        assert not (folder / "results").exists()
+
+
+def check_results(results: Path) -> None:
+    """Tables and figures of two seeds, the second one 1 point above the first throughout."""
+    wanted = {f"{name}.{suffix}" for name in TABLES for suffix in ("csv", "tex")}
+    wanted |= {f"{name}.{suffix}" for name in FIGURES for suffix in ("png", "svg")}
+    assert wanted == {file.name for file in results.iterdir()}
+    table = pd.read_csv(results / "table_III.csv", header=[0, 1], index_col=[0, 1])
+    assert table[("Task 1", "ours")].notna().all()  # no method is missing
+    assert table[("Task 1", "±")].tolist() == pytest.approx([0.5**0.5] * len(table))
+    assert table.loc[("T1, T2", "CIL (mine)")].xs("paper", level=1).isna().all()
+    gaps = pd.read_csv(results / "differences.csv", header=[0, 1], index_col=[0, 1])
+    mine = gaps.xs("CIL (mine)", level=1)["minus CIL"]  # a copy of CIL: no difference in any seed
+    assert mine.to_numpy().tolist() == [[0, 0, 0, 2]] * 2
+    verdicts = set(pd.read_csv(results / "claims.csv")["verdict"])
+    assert verdicts <= {"holds", "does not hold", "undecided"}
+
+
+def test_the_results_of_one_seed_say_how_to_get_more(toys, every_run, runs, tmp_path):
+    only = shutil.copytree(runs, tmp_path / "runs")
+    executed = run("12_results", toys, only, tmp_path)
+    texts = [o.get("text", "") for cell in executed.cells for o in cell.get("outputs", [])]
+    assert sum("make study SEEDS=0,1,2" in text for text in texts) == 2  # to fill, and to pair
+    table = pd.read_csv(only / "toys/smoke/results/table_II.csv", header=[0, 1], index_col=[0, 1])
+    assert set(table.columns.get_level_values(1)) == {"ours", "paper"}
+
+
+def test_the_results_of_a_seed_of_older_code_show_which_seeds_match(toys, two_seeds, tmp_path):
+    mixed = shutil.copytree(two_seeds, tmp_path / "runs")
+    for found in find(mixed / "toys" / "smoke" / "seed0"):
+        code = found.config["code"] | {"shared": "older"}
+        rewrite(found.folder, "config.json", code=code)
+    with pytest.raises(pm.PapermillExecutionError, match="differ in code; a table holds") as error:
+        run("12_results", toys, mixed, tmp_path)
+    assert "runs.by_configuration(found)[0]" in str(error.value)
+    executed = nbformat.read(tmp_path / "12_results.ipynb", as_version=4)
+    tables = [
+        output["data"]["text/plain"]
+        for cell in executed.cells
+        for output in cell.get("outputs", [])
+        if "differs in" in output.get("data", {}).get("text/plain", "")
+    ]
+    assert len(tables) == 1 and tables[0].count("code") == 1
+
+
+def test_a_method_of_ones_own_is_trained_once_its_switch_is_set(toys, every_run, runs, tmp_path):
+    mine = shutil.copytree(runs, tmp_path / "runs")
+    content = nbformat.read(NOTEBOOKS / "10_cil.ipynb", as_version=4)
+    (switch,) = [cell for cell in content.cells if "TRAIN_MINE = False" in cell.source]
+    switch.source = switch.source.replace("TRAIN_MINE = False", "TRAIN_MINE = True")
+    (tmp_path / "edited").mkdir()
+    nbformat.write(content, tmp_path / "edited" / "10_cil.ipynb")
+    run("10_cil", toys, mine, tmp_path, tmp_path / "edited")
+    found = find(mine / "toys" / "smoke")
+    assert methods_of(found)[-1] == "CIL (mine)"
+    ours = comparison("II", found).xs("ours", axis=1, level=1).xs("CIL (mine)", level="method")
+    assert ours.notna().sum(axis=1).tolist() == [3, 5]
+    assert not any("CIL (mine)" in line for line in how_to_fill(found))
 
 
 def test_a_notebook_trains_what_a_program_trains_to_the_last_bit(toys, tmp_path):

@@ -1,6 +1,8 @@
 import gc
 import importlib.util
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cilkit import provenance
-from cilkit.classes import belongs
+from cilkit.classes import ROOT, belongs
 from cilkit.losses import masked_distillation
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
@@ -191,6 +193,49 @@ def test_a_function_that_a_loss_calls_belongs_to_its_version(tmp_path):
     assert one != code_version(
         load_method(tmp_path / "c.py", HELPED.replace("return 2", "return 3"))
     )
+
+
+CALLING = """
+from cilkit import METHODS, Method
+
+CIL = METHODS["CIL"]
+
+def loss(step):
+    return {"mkd": 0.5 * METHODS["CIL"].loss(step)["mkd"], "ce": CIL.loss(step)["ce"]}
+
+MINE = Method("mine", 9, loss)
+METHODS_TOO = {"mine": MINE}
+"""
+
+
+def test_a_loss_that_calls_another_method_has_the_same_version_in_every_process(tmp_path):
+    here = version_of(load_method(tmp_path / "a.py", CALLING))
+    script = f"{CALLING}\nfrom cilkit.provenance import code_version\nprint(code_version(MINE))"
+    (tmp_path / "b.py").write_text(script)
+    done = subprocess.run(
+        [sys.executable, tmp_path / "b.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"'method': '{here}'" in done.stdout
+
+
+def test_a_method_that_a_loss_calls_belongs_to_its_version(tmp_path):
+    one = version_of(load_method(tmp_path / "a.py", CALLING))
+    other = CALLING.replace('CIL = METHODS["CIL"]', 'CIL = METHODS["CIL (w/o weights)"]')
+    assert one != version_of(load_method(tmp_path / "b.py", other))
+
+
+def test_a_loss_may_refer_to_its_own_method(tmp_path):
+    itself = CALLING.replace("0.5 *", 'len(METHODS_TOO["mine"].name) *')
+    one = version_of(load_method(tmp_path / "a.py", itself))
+    assert one == version_of(load_method(tmp_path / "b.py", itself))
+    assert one != version_of(load_method(tmp_path / "c.py", CALLING))
+
+
+def test_a_loss_without_a_source_is_refused():
+    scope = {"__name__": "pasted"}
+    exec("def loss(step):\n    return {}", scope)
+    with pytest.raises(ValueError, match="source of loss cannot be read.*notebook cell or in a f"):
+        code_version(Method("mine", 1, scope["loss"]))
 
 
 @pytest.fixture

@@ -360,6 +360,81 @@ def test_differences_are_named_and_those_of_the_training_by_their_own_names(foun
     assert runs.differences(found, {"seed": 0, "train": {"epochs": 8, "batch": 2}}) == names
 
 
+def test_a_method_has_one_definition_in_a_table(make_run):
+    def mine(stage, seed, definition):
+        code = {"shared": "4567", "method": definition}
+        return make_run("mine", stage, seed, code=code)
+
+    seed0 = [make_run("T1", "T1"), mine("T2", 0, "one"), mine("T3", 0, "one")]
+    seed1 = [make_run("T1", "T1", 1), mine("T2", 1, "one"), mine("T3", 1, "one")]
+    check_comparable(seed0 + seed1)
+    changed = [*seed1[:2], mine("T3", 1, "another")]
+    for found in (seed0 + changed, changed + seed0):
+        with pytest.raises(ValueError, match="/mine_T2 and runs/seed1/mine_T3 d") as error:
+            check_comparable(found)
+        assert "differ in the definition of 'mine'; a table" in str(error.value)
+        assert "seeds 0, 1 (5 runs); seed 1 (mine_T3)." in str(error.value)
+        assert runs.by_configuration(found)[1] == changed[2:]
+
+
+@pytest.fixture
+def three_seeds(make_run):
+    """Two seeds of this kit, and one of an older one."""
+    old = {"code": {"shared": "old", "method": None}}
+    seeds = ((0, old), (1, {}), (2, {}))
+    trainings = (("T1", "T1"), ("SS", "T2"))
+    return [make_run(*training, seed, **kit) for seed, kit in seeds for training in trainings]
+
+
+def test_an_error_about_mixed_runs_says_which_seeds_match_and_how_to_go_on(three_seeds):
+    with pytest.raises(ValueError) as error:
+        check_comparable(three_seeds)
+    assert str(error.value) == (
+        "runs/seed1/T1_T1 and runs/seed0/T1_T1 differ in code; a table holds runs of one "
+        "configuration, and here are 2: seeds 1, 2 (4 runs); seed 0 (T1_T1, SS_T2). Choose the "
+        "runs of one, such as runs.by_configuration(found)[0], or run the notebooks again with "
+        "the seeds of the others (make study SEEDS=...), which replaces what does not match"
+    )
+
+
+def test_the_runs_of_one_configuration_can_be_chosen_and_then_stand_in_a_table(three_seeds):
+    chosen, old = runs.by_configuration(three_seeds)
+    assert chosen == three_seeds[2:] and old == three_seeds[:2]
+    check_comparable(chosen)
+    assert runs.by_configuration([]) == []
+
+
+def test_an_overview_says_which_seeds_match(three_seeds):
+    assert runs.overview(three_seeds).to_dict("split")["data"] == [
+        [1, 1, 2, ""],
+        [1, 2, 2, ""],
+        [2, 0, 2, "code"],
+    ]
+    assert list(runs.overview([])) == ["configuration", "seed", "runs", "differs in"]
+
+
+def test_an_overview_names_a_definition_that_changed(make_run):
+    def mine(stage, seed, definition):
+        return make_run("mine", stage, seed, code={"shared": "4567", "method": definition})
+
+    found = [make_run("T1", "T1", 0), mine("T2", 0, "one"), mine("T2", 1, "two")]
+    found += [mine("T3", 1, "two"), mine("T2", 2, "two"), make_run("T1", "T1", 2)]
+    # T1 of both goes with the first definition, and the second one has as many runs
+    assert runs.overview(found).to_dict("split")["data"] == [
+        [1, 0, 2, ""],
+        [1, 2, 1, ""],
+        [2, 1, 2, "the definition of 'mine'"],
+        [2, 2, 1, "the definition of 'mine'"],
+    ]
+    larger = runs.overview([*found, mine("T3", 2, "two")])
+    assert larger["differs in"].tolist() == ["", "", *["the definition of 'mine'"] * 2]
+
+
+def test_a_copy_of_a_run_is_no_second_seed(make_run):
+    with pytest.raises(ValueError, match="^runs/seed0/CIL_T2 and .* are both CIL in T2 with seed "):
+        check_comparable([make_run("CIL", "T2"), make_run("SS", "T2"), make_run("CIL", "T2")])
+
+
 # all scores
 
 
@@ -377,6 +452,46 @@ def test_scores_are_one_row_for_each_run_and_task(save, tmp_path):
     miou = 100 * (3 / 6 + 4 / 7) / 2
     assert table["miou"].tolist() == pytest.approx([miou, math.nan] * 2, nan_ok=True)
     assert table["miou"].dtype == float
+
+
+def test_scores_of_several_data_sets_and_presets_come_together(save, tmp_path):
+    for data, preset, seed in (
+        ("toyscapes", "quick", 0),
+        ("camvid", "quick", 1),
+        ("c", "paper", 2),
+    ):
+        folder = tmp_path / data / preset / f"seed{seed}" / "T1"
+        save(folder, data=data, preset=preset, seed=seed)
+    table = runs.scores(str(tmp_path))
+    pd.testing.assert_frame_equal(table, runs.scores(tmp_path))
+    assert sorted(table.value_counts(["data", "preset", "seed"]).to_dict().items()) == [
+        (("c", "paper", 2), 2),
+        (("camvid", "quick", 1), 2),
+        (("toyscapes", "quick", 0), 2),
+    ]
+
+
+def test_relative_paths_start_at_the_project_folder_as_in_a_study(save, tmp_path, monkeypatch):
+    monkeypatch.setattr("cilkit.datasets.ROOT", tmp_path / "project")
+    save(tmp_path / "project" / "data" / "runs" / "toyscapes" / "T1")
+    elsewhere = tmp_path / "project" / "notebooks"
+    elsewhere.mkdir()
+    monkeypatch.chdir(elsewhere)
+    for folder in ("data/runs", Path("data/runs"), "../project/data/runs"):
+        assert len(runs.scores(folder)) == 2 and len(runs.find(folder)) == 1
+    run = runs.load(Path("data/runs/toyscapes/T1"))
+    assert run.folder == tmp_path / "project" / "data" / "runs" / "toyscapes" / "T1"
+    assert run.network().num_classes == 5
+
+
+def test_results_notebooks_and_stamps_beside_the_seeds_are_no_runs(save, table, figure, tmp_path):
+    save(tmp_path / "seed0" / "T1")
+    save_results(tmp_path / "results", {"scores": table, "figure": figure})
+    (tmp_path / "results" / "scores.json").write_text("{}")
+    for beside in ("notebooks", "done", "seed0/notebooks", "seed0/done"):
+        (tmp_path / beside).mkdir()
+        (tmp_path / beside / "12_results.ipynb").touch()
+    assert [run.folder for run in runs.find(tmp_path)] == [tmp_path / "seed0" / "T1"]
 
 
 def test_scores_of_no_run_are_an_empty_table_with_the_same_columns(tmp_path):

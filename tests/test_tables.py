@@ -1,8 +1,12 @@
+import random
 from dataclasses import replace
 
 import numpy as np
 import pandas as pd
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
 
 from cilkit import tables
 from cilkit.classes import Split, load_split
@@ -16,12 +20,19 @@ from cilkit.tables import (
     between_tasks,
     by_task,
     comparison,
+    differences,
     forgetting,
     highlight,
     how_to_fill,
+    interval,
     label_ledger,
+    methods_of,
+    one_seed,
     our_scores,
+    paired,
     paper_scores,
+    signed,
+    spread,
 )
 
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
@@ -94,6 +105,15 @@ def test_our_scores_are_averaged_over_seeds(found):
     assert list(ours) == TASKS
 
 
+def test_the_spread_of_seeds_is_the_sample_standard_deviation(make_run):
+    found = [make_run("CIL", "T2", seed, {"task12": 50.0 + seed}) for seed in (0, 1, 5)]
+    found += [make_run("FT", "T2", 0, {"task12": 20.0, "task1": 30.0})]
+    sd = spread(found)
+    assert sd.loc[("T2", "CIL"), "task12"] == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)  # mean 52
+    assert sd.loc[("T2", "FT")].isna().all()  # one seed has none
+    assert list(sd) == TASKS and list(sd.index) == list(our_scores(found).index)
+
+
 MIXED = [{"preset": "paper"}, {"data": "camvid"}, {"train": {"epochs": 9, "batch": 2}}]
 MIXED += [{"code": {"shared": "89ab", "method": "FE"}}, {"split": {"name": "mine"}}]
 
@@ -106,8 +126,10 @@ MIXED += [{"code": {"shared": "89ab", "method": "FE"}}, {"split": {"name": "mine
         forgetting,
         lambda found: comparison("II", found),
         lambda found: between_tasks(found, load_split()),
+        lambda found: paired(found, "T2", "task12", "CIL"),
+        differences,
     ],
-    ids=["our_scores", "forgetting", "comparison", "between_tasks"],
+    ids=["our_scores", "forgetting", "comparison", "between_tasks", "paired", "differences"],
 )
 def test_no_table_mixes_configurations(found, make_run, table, changes):
     named = "epochs" if "train" in changes else next(iter(changes))
@@ -119,24 +141,54 @@ def test_no_table_mixes_configurations(found, make_run, table, changes):
 
 
 @pytest.mark.parametrize("table", TABLES)
-def test_a_comparison_has_all_rows_of_the_paper_in_its_order(found, table):
+def test_a_comparison_has_all_rows_of_the_paper_in_its_order_and_then_ones_own(found, table):
     methods = {
         "II": ["SS", "FT", "FE", "CIL"],
         "III": ["LWOF", "LWM", "Michieli", "CIL (w/o weights)", "CIL"],
     }[table]
-    rows = [(stages, method) for stages in ("T1, T2", "T1, T2, T3") for method in methods]
-    for some in (found, found[:1], []):
+    for some, own in ((found, ["mine"]), (found[:1], []), ([], [])):
+        rows = [(s, method) for s in ("T1, T2", "T1, T2, T3") for method in methods + own]
         assert list(comparison(table, some).index) == rows
+
+
+def test_methods_of_ones_own_are_those_that_no_table_of_the_paper_has(found, make_run):
+    more = [*found, make_run("another", "T3"), make_run("mine", "T3", 1)]
+    assert methods_of(more) == ["SS", *METHODS, "another", "mine"]
+    assert methods_of([]) == ["SS", *METHODS]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_method_of_ones_own_has_our_numbers_and_none_of_the_paper(found, table):
+    row = comparison(table, found).loc[("T1, T2", "mine")]
+    assert row[("Task 1∪2", "ours")] == 99.0
+    assert row.xs("paper", level=1).isna().all()
 
 
 def test_a_comparison_shows_ours_beside_the_papers_for_each_task(found):
     table = comparison("II", found)
-    assert list(table) == [(task, source) for task in TITLES for source in ("ours", "paper")]
+    sources = ("ours", "±", "paper")
+    assert list(table) == [(task, source) for task in TITLES for source in sources]
+    spreads = table.xs("±", axis=1, level=1).stack().dropna()
+    assert spreads.to_dict() == {("T1, T2", "CIL", "Task 1∪2"): pytest.approx(3 / 2**0.5)}
     ours, paper = ("Task 1∪2", "ours"), ("Task 1∪2", "paper")
     assert table.loc[("T1, T2", "CIL"), [ours, paper]].tolist() == [51.5, 67.7]
     assert table.loc[("T1, T2", "FT"), [ours, paper]].tolist() == [20.0, 29.2]
     assert table.loc[("T1, T2, T3", "CIL"), ("Task 1∪2∪3", "ours")] == 60.0
     assert table.loc[("T1, T2, T3", "CIL"), ("Task 1∪2∪3", "paper")] == 62.2
+
+
+def test_a_comparison_of_one_seed_has_no_column_of_spreads(found):
+    one = [run for run in found if run.config["seed"] == 0]
+    sources = ("ours", "paper")
+    assert list(comparison("II", one)) == [(task, s) for task in TITLES for s in sources]
+    assert "±" not in highlight(comparison("II", one)).to_html()
+
+
+def test_a_comparison_shows_spreads_where_its_own_methods_have_several_seeds(make_run):
+    found = [make_run("LWM", "T2", seed, {"task12": 50.0 + seed}) for seed in (0, 1)]
+    found += [make_run("T1", "T1", seed, {"task1": 90.0 + seed}) for seed in (0, 1)]
+    assert "±" not in comparison("II", found).columns.get_level_values(1)
+    assert "±" in comparison("III", found).columns.get_level_values(1)
 
 
 def test_what_is_not_there_is_nan_in_a_comparison(found):
@@ -145,7 +197,7 @@ def test_what_is_not_there_is_nan_in_a_comparison(found):
     assert at_t2[["Task 3", "Task 1∪2∪3"]].isna().all()
     assert np.isnan(at_t2[("Task 2", "ours")]) and at_t2[("Task 2", "paper")] == 63.9
     ours = table.xs("ours", axis=1, level=1)
-    assert ours.loc[("T1, T2", "FE")].isna().all() and ours.notna().to_numpy().sum() == 5
+    assert ours.loc[("T1, T2", "FE")].isna().all() and ours.notna().to_numpy().sum() == 6
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -162,7 +214,8 @@ def test_a_comparison_without_runs_is_the_papers_table(table):
 def test_as_text_has_one_decimal_and_a_dash_for_what_is_missing(found):
     lines = as_text(comparison("II", found)).splitlines()
     cil = next(line for line in lines if "CIL" in line)  # T1, T2: the stage may be in a line above
-    assert cil.split()[-10:] == ["80.0", "85.5", "–", "63.9", "51.5", "67.7", *"––––"]
+    task1, task2, task12 = ["80.0", "–", "85.5"], ["–", "–", "63.9"], ["51.5", "2.1", "67.7"]
+    assert cil.split()[-15:] == [*task1, *task2, *task12, *"––––––"]
     assert "nan" not in "".join(lines).lower()
 
 
@@ -181,9 +234,10 @@ def marks(table: pd.DataFrame, column: tuple) -> dict[tuple, str]:
 def test_the_best_is_bold_and_the_second_underlined_in_each_block_without_ss(found):
     table = comparison("II", found)
     assert marks(table, ("Task 1∪2", "ours")) == {
-        ("T1, T2", "CIL"): "bold",  # 51.5; SS has 70, out of competition
-        ("T1, T2", "FT"): "underline",  # 20
+        ("T1, T2", "mine"): "bold",  # 99
+        ("T1, T2", "CIL"): "underline",  # 51.5; SS has 70, out of competition
     }
+    assert marks(table, ("Task 1∪2", "±")) == {}
     assert marks(table, ("Task 1∪2", "paper")) == {
         ("T1, T2", "CIL"): "bold",  # 67.7
         ("T1, T2", "FE"): "underline",  # 44.8
@@ -195,7 +249,7 @@ def test_the_best_is_bold_and_the_second_underlined_in_each_block_without_ss(fou
 
 def test_the_notebooks_table_has_one_decimal_and_a_dash_for_what_is_missing(found):
     html = highlight(comparison("II", found)).to_html()
-    assert ">51.5<" in html and ">–<" in html
+    assert ">51.5<" in html and ">± 2.1<" in html and ">–<" in html
     assert "nan" not in html.lower()
 
 
@@ -203,7 +257,8 @@ def test_the_notebooks_table_has_one_decimal_and_a_dash_for_what_is_missing(foun
 
 
 def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(found):
-    assert how_to_fill(found) == [
+    only = [run for run in found if run.config["seed"] == 0]
+    assert how_to_fill(only) == [
         "SS in T3: run 05_train_t1",
         "FT in T3: run 06_ft_fe",
         "FE in T2 and T3: run 06_ft_fe",
@@ -211,14 +266,39 @@ def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(f
         "LWM in T2 and T3: run 08_lwm",
         "Michieli in T2 and T3: run 09_michieli",
         "CIL (w/o weights) in T3: run 10_cil",
+        "mine in T3: run study.run('T3', ...) with that method",
+        *one_seed(only),
+    ]
+
+
+def test_a_run_that_some_seeds_lack_is_named_with_these_seeds(make_run):
+    methods, stages = ["SS", *METHODS], ("T2", "T3")
+    found = [make_run(m, stage, seed) for m in methods for stage in stages for seed in (0, 1, 4)]
+    assert how_to_fill(found) == []
+    gone = {("CIL", "T3", 1), ("FE", "T2", 0), ("FE", "T2", 4), ("FE", "T3", 0), ("FE", "T3", 4)}
+    kept = [
+        run
+        for run in found
+        if tuple(run.config[field] for field in ("method", "stage", "seed")) not in gone
+    ]
+    assert how_to_fill(kept) == [
+        "FE in T2 and T3, SEED 0, 4: run 06_ft_fe",
+        "CIL in T3, SEED 1: run 10_cil",
     ]
 
 
 def test_nothing_is_missing_where_every_method_has_run_and_everything_where_none_has(make_run):
     methods = ["SS", *METHODS]
     everything = [make_run(method, stage) for method in methods for stage in ("T2", "T3")]
-    assert how_to_fill(everything) == []
+    assert how_to_fill(everything) == one_seed(everything)
     assert [line.split(" in T2 and T3: ")[0] for line in how_to_fill([])] == methods
+
+
+def test_one_seed_is_told_how_to_get_more_and_several_or_none_are_not(make_run):
+    (line,) = one_seed([make_run("FT", "T2", 7), make_run("FT", "T3", 7)])
+    assert line.startswith("one seed, 7: no spread and no interval; make study SEEDS=0,1,2")
+    assert one_seed([make_run("FT", "T2", 7), make_run("FT", "T2", 8)]) == []
+    assert one_seed([]) == []
 
 
 def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
@@ -228,10 +308,21 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
     monkeypatch.setattr(tables.runs, "find", lambda folder: asked.append(folder) or found)
     tables.main(str(tmp_path))
     second, third = capsys.readouterr().out.split("Table III")
-    assert asked == [tmp_path]
+    assert asked == [str(tmp_path)]
     assert "Table II:" in second and "FT" in second and "w/o weights" not in second
     assert "w/o weights" in third and "51.5" in third
-    assert third.splitlines()[-7:] == how_to_fill(found)
+    lines = how_to_fill(found)
+    assert third.splitlines()[-len(lines) :] == lines
+    assert "ours, mean and standard deviation (±) of seeds 0, 1, beside" in second
+    assert "Paired differences" in third and "minus SS" in third and "NA" not in third
+
+
+def test_the_command_prints_no_differences_of_one_seed(found, monkeypatch, capsys):
+    one = [run for run in found if run.config["seed"] == 0]
+    monkeypatch.setattr(tables.runs, "find", lambda folder: one)
+    tables.main("runs")
+    printed = capsys.readouterr().out
+    assert "Paired" not in printed and "±" not in printed and "one seed, 0" in printed
 
 
 def test_a_folder_without_runs_prints_the_papers_scores_and_how_to_fill_the_tables(
@@ -240,6 +331,182 @@ def test_a_folder_without_runs_prints_the_papers_scores_and_how_to_fill_the_tabl
     tables.main(str(tmp_path))
     printed = capsys.readouterr().out
     assert "62.2" in printed and printed.splitlines()[-8:] == how_to_fill([])
+
+
+# paired differences
+
+
+@pytest.fixture
+def trials(make_run):
+    """trials({"CIL": [60, 61], "FT": [50, None]}) are runs of T3: a score a seed, None: not run."""
+
+    def trials(scores: dict[str, list[float | None]], task: str = "task123") -> list[Run]:
+        return [
+            make_run(method, "T3", seed, {task: float(value)})
+            for method, values in scores.items()
+            for seed, value in enumerate(values)
+            if value is not None
+        ]
+
+    return trials
+
+
+def test_an_interval_is_students_by_hand():
+    # mean 5, standard deviation 1, standard error 1 / sqrt 3, and t(0.975, 2) = 4.302653
+    found = interval([4, 5, 6])
+    assert found == {
+        "mean": 5,
+        "low": pytest.approx(5 - 4.302653 / 3**0.5, abs=1e-5),
+        "high": pytest.approx(5 + 4.302653 / 3**0.5, abs=1e-5),
+        "seeds": 3,
+    }
+
+
+def test_one_value_has_a_mean_and_no_interval_and_none_has_neither():
+    nan = pytest.approx(float("nan"), nan_ok=True)
+    assert interval([4.5]) == {"mean": 4.5, "low": nan, "high": nan, "seeds": 1}
+    assert interval([]) == {"mean": nan, "low": nan, "high": nan, "seeds": 0}
+
+
+def test_a_paired_difference_by_hand(trials):
+    found = trials({"CIL": [60, 70, 50], "LWM": [64, 75, 56], "FT": [20, 32, 8]})
+    table = paired(found, "T3", "task123", "CIL")
+    assert list(table) == ["mean", "low", "high", "seeds"]
+    assert list(table.index) == ["SS", *METHODS]
+    half = 4.302653 / 3**0.5  # of 4, 5, 6: the scores spread by ten points, the differences by one
+    assert table.loc["LWM"].tolist() == pytest.approx([5, 5 - half, 5 + half, 3], abs=1e-5)
+    # -40, -38, -42: mean -40, standard error 2 / sqrt 3
+    wanted = [-40, -40 - 2 * half, -40 + 2 * half, 3]
+    assert table.loc["FT"].tolist() == pytest.approx(wanted, abs=1e-5)
+
+
+seeds_of_two = st.lists(st.tuples(st.floats(0, 100), st.floats(0, 100)), min_size=2, max_size=8)
+
+
+@given(seeds_of_two)
+def test_paired_differences_are_those_of_an_independent_t_test(make_run, both):
+    found = [
+        make_run(method, "T3", seed, {"task123": score})
+        for seed, scores in enumerate(both)
+        for method, score in zip(("CIL", "FT"), scores, strict=True)
+    ]
+    ours = paired(found, "T3", "task123", "CIL").loc["FT"]
+    cil, ft = zip(*both, strict=True)
+    if np.std(np.subtract(ft, cil)) > 1e-6:  # else the interval is a point, or rounding
+        wanted = stats.ttest_rel(ft, cil).confidence_interval(0.95)
+        assert ours["low"] == pytest.approx(wanted.low, abs=1e-6)
+        assert ours["high"] == pytest.approx(wanted.high, abs=1e-6)
+    assert ours["mean"] == pytest.approx(np.mean(ft) - np.mean(cil), abs=1e-9)
+
+
+@given(seeds_of_two)
+def test_a_method_minus_itself_is_0_and_turning_a_difference_round_turns_its_sign(make_run, both):
+    found = [
+        make_run(method, "T3", seed, {"task123": score})
+        for seed, scores in enumerate(both)
+        for method, score in zip(("CIL", "FT"), scores, strict=True)
+    ]
+    to_cil, to_ft = (paired(found, "T3", "task123", m) for m in ("CIL", "FT"))
+    assert to_cil.loc["CIL"].tolist() == to_ft.loc["FT"].tolist() == [0, 0, 0, len(both)]
+    one, other = to_cil.loc["FT"], to_ft.loc["CIL"]
+    assert [one["mean"], one["low"], one["high"]] == pytest.approx(
+        [-other["mean"], -other["high"], -other["low"]], abs=1e-9
+    )
+
+
+def test_the_order_of_the_runs_does_not_matter(trials):
+    found = trials({"CIL": [60, 70, 50], "LWM": [64, 75, 56], "mine": [1, 2, 3]})
+    mixed = random.Random(1).sample(found, len(found))
+    for one, other in ((found, mixed), (found, found[::-1])):
+        pd.testing.assert_frame_equal(differences(one), differences(other))
+
+
+def test_a_seed_in_which_one_of_both_is_missing_does_not_count(trials):
+    found = trials({"CIL": [60, 70, None, 50], "LWM": [64, None, 99, 56], "FE": [None, 1, 2, None]})
+    table = paired(found, "T3", "task123", "CIL")
+    assert table.loc["LWM", ["mean", "seeds"]].tolist() == [5, 2]  # of 4 and 6
+    assert table.loc["FE", ["mean", "seeds"]].tolist() == [1 - 70, 1]
+    assert table.loc["FE", ["low", "high"]].isna().all()
+    assert table.loc["SS", "seeds"] == 0 and np.isnan(table.loc["SS", "mean"])
+
+
+def test_a_score_that_was_not_measured_counts_as_missing(make_run):
+    scores = {"CIL": [60.0, float("nan")], "FT": [50.0, 40.0]}
+    found = [
+        make_run(method, "T3", seed, {"task123": value})
+        for method, values in scores.items()
+        for seed, value in enumerate(values)
+    ]
+    assert paired(found, "T3", "task123", "CIL").loc["FT", ["mean", "seeds"]].tolist() == [-10, 1]
+
+
+def test_only_the_stage_and_the_task_that_were_asked_for_are_compared(make_run):
+    found = [
+        make_run(method, stage, 0, {"task12": score, "task1": 1.0})
+        for method, stage, score in (
+            ("CIL", "T2", 60.0), ("FT", "T2", 50.0), ("CIL", "T3", 30.0), ("FT", "T3", 1.0)
+        )
+    ]  # fmt: skip
+    assert paired(found, "T2", "task12", "CIL").loc["FT", "mean"] == -10
+    assert paired(found, "T3", "task12", "CIL").loc["FT", "mean"] == -29
+    assert paired(found, "T3", "task1", "CIL").loc["FT", "mean"] == 0
+
+
+def test_differences_are_those_of_the_cross_task_scores_to_cil_and_ss(make_run):
+    found = [
+        make_run(method, stage, seed, {task: score + seed})
+        for stage, task, plus in (("T2", "task12", 0), ("T3", "task123", 1))
+        for method, score in (("SS", 80.0), ("CIL", 60.0), ("mine", 50.0 + plus))
+        for seed in (0, 1)
+    ]
+    table = differences(found)
+    assert list(table.index.names) == ["score", "method"]
+    assert list(table.index.unique(0)) == ["Task 1∪2 after T2", "Task 1∪2∪3 after T3"]
+    assert list(table.index.unique(1)) == ["SS", *METHODS, "mine"]
+    columns = ["mean", "low", "high", "seeds"]
+    assert list(table) == [(f"minus {r}", c) for r in ("CIL", "SS") for c in columns]
+    mine = table.xs("mine", level="method")
+    assert mine[("minus CIL", "mean")].tolist() == [-10, -9]
+    assert mine[("minus SS", "mean")].tolist() == [-30, -29]
+    assert table.xs("CIL", level="method")["minus CIL"].isna().all(axis=None)
+    assert list(differences(found, ["mine"])) == [("minus mine", c) for c in columns]
+
+
+def cells(table: pd.DataFrame) -> tuple[list[str], dict[tuple, list[str]], set[tuple]]:
+    """What the notebook shows of differences: headers, cells by row, and the rows in bold."""
+    styler = signed(table)._compute()
+    shown = styler._translate(sparse_index=False, sparse_cols=False)
+    headers = [
+        c["display_value"] for c in shown["head"][1] if c["is_visible"] and c["type"] == "th"
+    ]
+    rows = {
+        row: [c["display_value"] for c in line if c["is_visible"] and c["type"] == "td"]
+        for row, line in zip(table.index, shown["body"], strict=True)
+    }
+    return headers, rows, {(table.index[i], j) for (i, j), style in styler.ctx.items() if style}
+
+
+def test_the_notebooks_differences_are_signed_and_bold_where_the_interval_does_not_hold_0(trials):
+    found = trials({"CIL": [60, 60, 60], "LWM": [64, 65, 66], "FE": [61, 58, 63], "FT": [9, 8, 7]})
+    _, rows, bold = cells(differences(found, ["CIL"]))
+    last = "Task 1∪2∪3 after T3"
+    assert rows[(last, "LWM")] == ["+5.0", "+2.5", "+7.5", "3"]
+    assert rows[(last, "CIL")] == ["–"] * 4 and rows[(last, "SS")] == ["–", "–", "–", "0"]
+    assert bold == {((last, "LWM"), 0), ((last, "FT"), 0)}
+
+
+def test_the_notebooks_differences_of_one_seed_have_no_interval(trials):
+    table = differences(trials({"CIL": [60], "LWM": [64]}), ["CIL"])
+    headers, rows, bold = cells(table)
+    assert headers[-2:] == ["mean", "seeds"] and not bold
+    assert rows[("Task 1∪2∪3 after T3", "LWM")] == ["+4.0", "1"]
+
+
+def test_without_runs_every_difference_is_unknown():
+    table = differences([])
+    assert (table[[("minus CIL", "seeds")]].dropna() == 0).all(axis=None)
+    assert table[[("minus CIL", "mean"), ("minus SS", "low")]].isna().all(axis=None)
+    signed(table).to_html()
 
 
 # forgetting
@@ -271,6 +538,15 @@ def test_forgetting_is_averaged_over_seeds(make_run):
         for seed, score in enumerate(scores)
     ]
     assert forgetting(found).loc["FT", ("Task 1", "after T2")] == -50  # of -60 and -40
+
+
+def test_a_method_of_ones_own_forgets_in_a_row_of_its_own(make_run):
+    scores = (("T1", "T1", 90.0), ("mine", "T2", 85.0), ("LWM teacher", "T2", 1.0))
+    found = [make_run(method, stage, 1, {"task1": score}) for method, stage, score in scores]
+    found.append(make_run("T1", "T1", 0, {"task1": 90.0}))
+    lost = forgetting(found)
+    assert list(lost.index) == [*METHODS, "mine"]
+    assert lost.loc["mine", ("Task 1", "after T2")] == -5
 
 
 def test_forgetting_without_runs_is_unknown():
@@ -316,6 +592,7 @@ def test_errors_between_tasks_are_shares_of_the_labelled_pixels_of_a_task(make_r
         confused(make_run, split, "CIL", 0, "T2", [[8, 2], [3, 1]]),
         confused(make_run, split, "FT", 0, "T2", [[1, 9], [0, 5]]),
         confused(make_run, split, "SS", 0, "T2", [[4, 0], [1, 3]]),
+        confused(make_run, split, "mine", 0, "T2", [[1, 1], [3, 1]]),
         confused(make_run, split, "CIL", 0, "T3", [[6, 1, 1], [0, 4, 4], [5, 0, 5]]),
         make_run("T1", "T1"),
         make_run("LWM teacher", "T2"),
@@ -323,9 +600,9 @@ def test_errors_between_tasks_are_shares_of_the_labelled_pixels_of_a_task(make_r
     for run in runs[-2:]:
         run.scores["confusion"] = {"task2": [[1]]}
     after = between_tasks(runs, split, "T2")
-    assert list(after.index) == ["SS", "FT", "CIL"]
+    assert list(after.index) == ["SS", "FT", "CIL", "mine"]
     assert list(after) == [("S1 as", "S2"), ("S2 as", "S1")]
-    assert after.to_numpy().tolist() == [[0, 25], [90, 0], [20, 75]]
+    assert after.to_numpy().tolist() == [[0, 25], [90, 0], [20, 75], [50, 75]]
     last = between_tasks(runs, split)
     assert list(last.index) == ["CIL"]
     assert last.loc["CIL"].to_dict() == {

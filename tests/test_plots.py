@@ -1,0 +1,104 @@
+import numpy as np
+import pandas as pd
+import pytest
+from matplotlib.colors import same_color, to_rgb
+from matplotlib.figure import Figure
+
+from cilkit import claims, plots, runs
+from cilkit.methods import METHODS
+from cilkit.tables import JOINT, methods_of, paper_scores
+
+
+@pytest.fixture
+def found(make_run):
+    """Three seeds of three methods, one of which is not the paper's; the same score twice."""
+    scores = {"SS": (60.0, 60.0, 66.0), "CIL": (50.0, 52.0, 57.0), "mine": (40.0, 45.0, 41.0)}
+    return [
+        make_run(method, stage, seed, {task: values[seed] + plus})
+        for method, values in scores.items()
+        for seed in (0, 1, 2)
+        for stage, task, plus in (("T2", "task12", 0), ("T3", "task123", -20))
+    ]
+
+
+def drawn(found) -> Figure:
+    return plots.seed_dots(runs.scores(found), paper_scores(), methods_of(found))
+
+
+def names(figure: Figure) -> list[str]:
+    return [label.get_text() for label in figure.axes[0].get_yticklabels()]
+
+
+def dots(ax, row: int) -> np.ndarray:
+    """The dots of a row, (n, 2): score and height; each row has its own, then its diamond."""
+    filled = [c for c in ax.collections if len(c.get_offsets()) and len(c.get_facecolor())]
+    places = np.concatenate([np.asarray(c.get_offsets(), dtype=float) for c in filled])
+    return places[(places[:, 1] > row - 0.5) & (places[:, 1] < row + 0.5)]
+
+
+def test_every_seed_is_a_dot_in_the_row_of_its_method(found):
+    figure = drawn(found)
+    assert names(figure) == ["SS", *METHODS, "mine"]
+    for ax, plus in zip(figure.axes, (0, -20), strict=True):
+        for method, values in (("SS", (60, 60, 66)), ("CIL", (50, 52, 57)), ("mine", (40, 45, 41))):
+            here = dots(ax, names(figure).index(method))
+            assert here[:, 0].tolist() == [value + plus for value in values]
+        assert len(dots(ax, names(figure).index("FT"))) == 0
+
+
+def test_dots_of_equal_scores_lie_side_by_side_and_a_seed_keeps_its_height(found):
+    figure = drawn(found)
+    first, last = dots(figure.axes[0], 0), dots(figure.axes[1], len(METHODS) + 1)
+    assert len({height for _, height in first}) == 3
+    assert (first[:, 1] - 0).tolist() == pytest.approx(last[:, 1] - (len(METHODS) + 1))
+    assert list(first[:, 1]) == sorted(first[:, 1])  # the axis points down: seed 0 is on top
+    assert figure.axes[0].yaxis_inverted()
+
+
+def test_the_mean_is_a_line_and_the_papers_score_a_hollow_diamond(found):
+    figure = drawn(found)
+    row = names(figure).index("CIL")
+    for ax, mean, (stage, task) in zip(figure.axes, (53, 33), JOINT.items(), strict=True):
+        lines = [line for c in ax.collections for line in getattr(c, "get_segments", list)()]
+        (here,) = [line for line in lines if line.size and abs(line[:, 1].mean() - row) < 0.1]
+        assert here[:, 0].tolist() == [mean, mean]
+        hollow = [c for c in ax.collections if len(c.get_facecolor()) == 0 and len(c.get_offsets())]
+        places = [tuple(c.get_offsets()[0]) for c in hollow]
+        assert (paper_scores().loc[(stage, "CIL"), task], row) in places
+
+
+def test_a_method_has_the_colour_that_it_has_in_other_figures(found):
+    figure = drawn(found)
+    bars = plots.score_bars(pd.DataFrame({"task1": 1.0}, ["SS", *METHODS]))
+    own = {c.get_label(): c.patches[0].get_facecolor() for c in bars.axes[0].containers}
+    colours = {
+        round(c.get_offsets()[0][1]): c.get_facecolor()[0]
+        for c in figure.axes[0].collections
+        if len(c.get_offsets()) == 3 and len(c.get_facecolor())
+    }
+    for row, method in ((0, "SS"), (names(figure).index("CIL"), "CIL")):
+        assert same_color(to_rgb(colours[row]), to_rgb(own[method]))
+
+
+def test_one_seed_and_none_can_be_drawn_as_well(found):
+    def legend(figure):
+        return figure.legends[0].get_texts()[0].get_text()
+
+    one = drawn([run for run in found if run.config["seed"] == 1])
+    assert dots(one.axes[0], 0).tolist() == [[60, 0]]
+    assert legend(one) == "seed 1" and legend(drawn([])) == "no run yet"
+    assert legend(drawn(found)) == "seed 0, 1, 2, from top to bottom"
+
+
+def test_the_margins_of_several_seeds_have_their_intervals_drawn(found):
+    claim = claims.Claim(
+        "CIL is above mine in Task 1∪2.",
+        "here",
+        lambda s: s("CIL", "T2", "task12") - s("mine", "T2", "task12"),
+    )
+    ledger = claims.check(found, [claim])
+    (row,) = ledger.to_dict("records")
+    (ax,) = plots.claim_margins(ledger).axes
+    lines = [line for c in ax.collections for line in getattr(c, "get_segments", list)()]
+    assert [line[:, 0].tolist() for line in lines] == [[row["low"], row["high"]]]
+    assert row["low"] < row["margin"] == 11 < row["high"]  # of 10, 7 and 16
