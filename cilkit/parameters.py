@@ -67,8 +67,25 @@ def parse(given: Sequence[str]) -> dict[str, str | int]:
             raise ValueError(f"{name} is given twice, {found[name]!r} and {value!r}; give it once")
         if not value.strip():
             raise ValueError(f"{name} has no value; wanted {name}=..., or leave it out")
-        found[name] = int(value) if name == "SEED" and value.isdecimal() else value
+        found[name] = _plain(value) if name == "SEED" else value
     return found
+
+
+def several(name: str, given: object) -> list[str | int]:
+    """The items of a list as make takes it, such as "0,1,2"; whole numbers as numbers.
+
+    A ValueError if an item is empty, or there twice.
+    """
+    items = [_plain(item.strip()) for item in str(given).split(",")]
+    if "" in items:
+        raise ValueError(f"{name} is {given!r}, with an empty item; wanted {name}=a,b")
+    if twice := [item for item in items if items.count(item) > 1]:
+        raise ValueError(f"{name} is {given!r}, with {twice[0]!r} in it twice; give it once")
+    return items
+
+
+def _plain(item: str) -> str | int:
+    return int(item) if item.isdecimal() else item
 
 
 def check_injected() -> None:
