@@ -140,8 +140,9 @@ def unfinished():
 
 
 onerror:
-    print("These jobs did not finish; the error stands at the end of the log or in the notebook:")
-    print(*unfinished(), sep="\n")
+    if left := unfinished():
+        print("These jobs did not finish; the error stands at the end of the log or notebook:")
+        print(*left, sep="\n")
 
 
 localrules:
