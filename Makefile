@@ -1,8 +1,5 @@
 # Two commands: `make study` and `make test`. Each sets up .venv by itself.
-DATA ?= toyscapes
-PRESET ?= quick
-SEED ?= 0
-RUNS ?= data/runs
+PROFILE ?= local
 PYTHON ?= python3
 
 ifeq ($(OS),Windows_NT)
@@ -12,19 +9,44 @@ BIN := .venv/bin
 endif
 READY := .venv/ready
 
+# of a study; what is not given is as in the Snakefile
+OPTIONS := DATA PRESET SEED SEEDS METHODS RUNS
 # a name that is mistyped, as in `make study SED=1`, would otherwise be ignored
+KNOWN := $(OPTIONS) PROFILE FIGURES PYTHON
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
-STRANGE := $(filter-out DATA PRESET SEED RUNS FIGURES PYTHON,$(filter-out -%,$(GIVEN)))
+STRANGE := $(filter-out $(KNOWN),$(filter-out -%,$(GIVEN)))
 ifneq ($(STRANGE),)
-$(error unknown variable $(STRANGE); choose from DATA PRESET SEED RUNS FIGURES PYTHON)
+$(error unknown variable $(STRANGE); choose from $(KNOWN))
+endif
+PROFILES := $(patsubst data/profiles/%/config.yaml,%,$(wildcard data/profiles/*/config.yaml))
+ifeq ($(filter $(PROFILES),$(PROFILE)),)
+$(error unknown PROFILE $(PROFILE); choose from $(PROFILES), or add data/profiles/$(PROFILE)/config.yaml)
 endif
 
-.PHONY: study test lab bench constraints
+CHOSEN = $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),"$(name)=$($(name))"))
+SNAKEMAKE = $(BIN)/python -m snakemake --profile data/profiles/$(PROFILE)
+CONFIG = $(if $(strip $(CHOSEN)),--config $(CHOSEN))
+EXECUTOR := $(shell sed -n 's/^executor: *//p' data/profiles/$(PROFILE)/config.yaml)
+INSTALL = $(BIN)/python -m pip install snakemake-executor-plugin-$(EXECUTOR)
 
-# Execute the notebooks in order and print Tables II and III. What is done is not done again.
+.PHONY: study graph report test lab bench constraints
+
+# Execute the notebooks and print Tables II and III, for each data set, preset and seed that is
+# asked for: SEEDS=0,1,2 METHODS=CIL,LWOF PROFILE=slurm. What is done is not done again.
 study: $(READY)
-	$(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --quiet rules host \
-		--config "DATA=$(DATA)" "PRESET=$(PRESET)" "SEED=$(SEED)" "RUNS=$(RUNS)"
+ifneq ($(EXECUTOR),)
+	@$(BIN)/python -c "import snakemake_executor_plugin_$(subst -,_,$(EXECUTOR))" 2>/dev/null || { \
+		echo "PROFILE=$(PROFILE) needs a plugin. To install it: $(INSTALL)"; exit 1; }
+endif
+	$(SNAKEMAKE) $(CONFIG)
+
+# The jobs of such a study and what waits for what, as a picture
+graph: $(READY)
+	$(SNAKEMAKE) $(CONFIG) --dag mermaid-js | $(BIN)/python data/graph.py data/graph.png
+
+# What a finished study took, and its tables and figures, as one HTML file
+report: $(READY)
+	$(SNAKEMAKE) $(CONFIG) --report data/report.html
 
 test: $(READY)
 	$(BIN)/python -m pytest

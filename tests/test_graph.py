@@ -1,27 +1,47 @@
-"""The Snakefile: what is done is not done again, and a change redoes what depends on it."""
+"""The Snakefile: what is done is not done again, a change redoes what depends on it, and jobs
+may run elsewhere, fail, or be killed."""
 
-import ast
 import os
 import re
+import runpy
 import shlex
 import shutil
+import signal
 import subprocess
 import sys
 import time
+from importlib.util import find_spec
 from pathlib import Path
 
+import nbformat
 import pytest
+from nbformat.v4 import new_code_cell, new_notebook
 
 from cilkit.methods import METHODS
 
-pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves two tests
+pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves several tests
 
 ROOT = Path(__file__).resolve().parent.parent
-NOTEBOOKS = {f"notebook_{path.stem}" for path in (ROOT / "notebooks").glob("*.ipynb")}
+NOTEBOOKS = {path.stem for path in (ROOT / "notebooks").glob("*.ipynb")} - {"12_results"}
 
-TRAININGS = ["T1", "SS_T2", "SS_T3", "FT", "FE", "LWOF", "LWM_teacher_T2", "LWM_teacher_T3", "LWM"]
-TRAININGS += ["Michieli", "CIL_wo_weights", "CIL"]
-EVERYTHING = NOTEBOOKS | {"data"} | {f"train_{job}" for job in TRAININGS}
+METHOD_RUNS = {
+    "SS": {"SS_T2", "SS_T3"},
+    "LWM": {"LWM_teacher_T2", "LWM_teacher_T3", "LWM_T2", "LWM_T3"},
+    "CIL (w/o weights)": {"CIL_wo_weights_T2", "CIL_wo_weights_T3"},
+} | {name: {f"{name}_T2", f"{name}_T3"} for name in ("FT", "FE", "LWOF", "Michieli", "CIL")}
+TRAININGS = {"T1"}.union(*METHOD_RUNS.values())
+OF_A_SEED = NOTEBOOKS | TRAININGS
+OF_ALL = {"toyscapes/data", "toyscapes/quick/results"}
+RESULTS = ["done", "table_II.csv", "table_III.csv", "claims.csv", "scores.csv"]
+RESULTS += ["claim_margins.png", "confusion.png", "figure_4.png", "iou_by_class.png"]
+WITHOUT_METHODS = {"00_start_here", "01_split_cityscapes", "02_erfnet", "03_losses", "04_metrics"}
+
+
+def of_seed(jobs: set[str], seed: int = 0, study: str = "toyscapes/quick") -> set[str]:
+    return {f"{study}/seed{seed}/{job}" for job in jobs}
+
+
+EVERYTHING = of_seed(OF_A_SEED) | OF_ALL
 
 
 @pytest.fixture
@@ -37,40 +57,60 @@ def fresh(tmp_path_factory) -> dict[str, str]:
 
 
 def copied(folder: Path) -> Path:
-    for name in ("cilkit", "notebooks", "data/splits"):
+    for name in ("cilkit", "notebooks", "data/splits", "data/profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(ROOT / "data" / "paper_tables.csv", folder / "data")
     shutil.copy(ROOT / "Snakefile", folder)
     return folder
 
 
-def planned(project: Path, *config: str) -> dict[str, str]:
-    """The jobs that a dry run announces, with their commands."""
-    command = [sys.executable, "-m", "snakemake", "--dry-run", "-p", "--cores", "2", "--nolock"]
-    done = subprocess.run(
-        [*command, "--config", *config],
+def snakemake(project: Path, *given: str, config: tuple[str, ...] = (), **how) -> subprocess.Popen:
+    """Snakemake in a project, in a process group of its own."""
+    command = [sys.executable, "-m", "snakemake", "--nolock", *given, "--config", *config]
+    return subprocess.Popen(
+        command,
         cwd=project,
         env=os.environ | {"PYTHONPATH": str(project)},
-        capture_output=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
         text=True,
+        start_new_session=True,
+        **how,
     )
-    assert done.returncode == 0, done.stdout + done.stderr
-    parts = re.split(r"^(?:local)?rule (\w+):", done.stdout, flags=re.MULTILINE)
-    jobs = dict(zip(parts[1::2], parts[2::2], strict=True))
-    jobs.pop("all", None)
-    return {
-        name: re.search("^Shell command: (.*)$", job, re.MULTILINE)[1] for name, job in jobs.items()
-    }
+
+
+def done(project: Path, *given: str, config: tuple[str, ...] = ()) -> tuple[int, str]:
+    """The exit status of Snakemake, and all that it said."""
+    process = snakemake(project, *given, config=config)
+    said, _ = process.communicate()
+    return process.returncode, said
+
+
+def planned(project: Path, *config: str, given: tuple[str, ...] = ()) -> dict[str, str]:
+    """The jobs that a dry run announces, with what it says of them: "toyscapes/quick/seed0/T1"."""
+    status, said = done(project, "--dry-run", "-p", "--cores", "2", *given, config=config)
+    assert status == 0, said
+    jobs = {}
+    for job in re.split(r"^(?:local)?rule (?!all)\w+:", said, flags=re.MULTILINE)[1:]:
+        output = re.search(r"^    output: .*?/data/runs/(.*?)(?:, .*)?$", job, re.MULTILINE)[1]
+        jobs[output.replace("/done", "")] = job
+    return jobs
+
+
+def command(job: str) -> list[str]:
+    return shlex.split(re.search("^Shell command: (.*)$", job, re.MULTILINE)[1])
 
 
 def finish(project: Path) -> None:
-    """Leave the stamps of all jobs, as if they had been done now."""
-    done = project / "data" / "runs" / "toyscapes" / "quick" / "seed0" / "done"
-    done.mkdir(parents=True)
+    """Leave the stamps and results of all jobs, as if they had been done now."""
+    study = project / "data" / "runs" / "toyscapes" / "quick"
+    stamps = [study / "seed0" / "done" / job for job in OF_A_SEED]
+    stamps += [study.parent / "done" / "data", *(study / "results" / name for name in RESULTS)]
     now = time.time()
-    notebooks = [name.removeprefix("notebook_") for name in NOTEBOOKS]
-    for name in ["data", *TRAININGS, *notebooks]:
-        (done / name).touch()
-        os.utime(done / name, (now, now))
+    for stamp in stamps:
+        stamp.parent.mkdir(parents=True, exist_ok=True)
+        stamp.touch()
+        os.utime(stamp, (now, now))
 
 
 def change(file: Path) -> None:
@@ -80,38 +120,74 @@ def change(file: Path) -> None:
     os.utime(file, (later, later))
 
 
+# which jobs there are
+
+
 def test_a_fresh_clone_does_everything_and_a_finished_one_nothing(project, fresh):
     assert fresh.keys() == EVERYTHING
     finish(project)
     assert planned(project).keys() == set()
-    assert planned(project, "SEED=1").keys() == EVERYTHING
+    assert planned(project, "SEED=1").keys() == of_seed(OF_A_SEED, 1) | {"toyscapes/quick/results"}
 
 
 def test_the_trainings_make_every_run_of_the_tables(fresh):
-    """In stage T3, a method brings its run in T2 with it."""
     asked = set()
-    for job in TRAININGS:
-        *_, code = shlex.split(fresh[f"train_{job}"])
-        (call,) = re.findall(r"^from cilkit import Study; Study\(.*, 'quick', 0\)\.(.*)$", code)
-        name, arguments = re.fullmatch(r"(\w+)(\(.*\))", call).groups()
-        arguments = ast.literal_eval(arguments)
-        asked.add((name, *([arguments] if isinstance(arguments, str) else arguments)))
-    methods = {("run", "T3", method) for method in METHODS}
-    teachers = {("new_teacher", stage) for stage in ("T2", "T3")}
-    assert asked == methods | teachers | {("run", stage) for stage in ("T1", "T2", "T3")}
+    for job in of_seed(TRAININGS):
+        words = command(fresh[job])
+        assert words[1:3] == ["-m", "cilkit.study"]
+        asked.add(tuple(words[3:5]))
+        given = ["DATA=toyscapes", "RUNS=data/runs", "PRESET=quick", "SEED=0"]
+        assert words[5:9] == given
+    names = ["SS", "LWM teacher", *METHODS]
+    assert asked == {("T1", "SS")} | {(stage, name) for name in names for stage in ("T2", "T3")}
+
+
+def test_a_batch_is_every_seed_of_every_data_set_and_preset(project, camvid_folder):
+    batch = planned(
+        project, "SEEDS=0,2", f"DATA=toyscapes,{camvid_folder}", "PRESET=smoke,quick", "METHODS=FT"
+    )
+    studies = [
+        f"{data}/{preset}" for data in ("toyscapes", "camvid") for preset in ("smoke", "quick")
+    ]
+    jobs = {"T1", "FT_T2", "FT_T3"} | WITHOUT_METHODS
+    wanted = {job for study in studies for seed in (0, 2) for job in of_seed(jobs, seed, study)}
+    wanted |= {f"{study}/results" for study in studies} | {"toyscapes/data", "camvid/data"}
+    assert batch.keys() == wanted
+    words = command(batch["camvid/smoke/seed2/FT_T3"])
+    assert f"DATA={camvid_folder}" in words and "SEED=2" in words
+    assert command(batch["camvid/smoke/results"])[-2:] == ["SEED", "0"]  # the first of its seeds
+
+
+@pytest.mark.parametrize(
+    ("methods", "notebooks"),
+    [
+        ("SS,FT,FE,LWOF", {"05_train_t1", "06_ft_fe", "07_lwof"}),
+        ("LWOF,CIL (w/o weights),CIL", {"11_entropy_weights"}),
+    ],
+)
+def test_chosen_methods_are_trained_alone_with_the_notebooks_that_show_no_other(
+    project, methods, notebooks
+):
+    trained = {"T1"}.union(*(METHOD_RUNS[name] for name in methods.split(",")))
+    jobs = of_seed(trained | WITHOUT_METHODS | notebooks) | OF_ALL
+    assert planned(project, f"METHODS={methods}").keys() == jobs
+
+
+# what is done again
 
 
 def test_a_changed_notebook_redoes_itself_alone(project):
     finish(project)
     change(project / "notebooks" / "10_cil.ipynb")
-    assert planned(project).keys() == {"notebook_10_cil"}
+    assert planned(project).keys() == of_seed({"10_cil"})
 
 
 def test_a_training_done_again_redoes_what_waits_for_it(project):
     finish(project)
-    change(project / "data" / "runs" / "toyscapes" / "quick" / "seed0" / "done" / "LWM_teacher_T3")
-    waiting = {"08_lwm", "09_michieli", "10_cil", "12_results"}
-    assert planned(project).keys() == {"train_LWM"} | {f"notebook_{name}" for name in waiting}
+    seed = project / "data" / "runs" / "toyscapes" / "quick" / "seed0"
+    change(seed / "done" / "LWM_teacher_T3")
+    waiting = {"LWM_T3", "08_lwm", "09_michieli", "10_cil"}
+    assert planned(project).keys() == of_seed(waiting) | {"toyscapes/quick/results"}
 
 
 def test_a_changed_source_redoes_what_is_made_with_it(project):
@@ -120,37 +196,213 @@ def test_a_changed_source_redoes_what_is_made_with_it(project):
     assert planned(project).keys() == EVERYTHING
 
 
+# what is refused
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ("SEEED=3", "unknown parameter 'SEEED' (did you mean 'SEED'?); choose one of: DATA, RUNS"),
-        ("SEED=7.5", "SEED is 7.5; wanted a whole number from 0"),
-        ("SEED=seven", "SEED is 'seven'; wanted a whole number from 0"),
+        ("SEEDS=0,one", "SEED is 'one'; wanted a whole number from 0"),
+        ("SEEDS=0,1,00", "SEEDS is '0,1,00', with 0 in it twice; give it once"),
+        ("SEED=1 SEEDS=2,3", "SEED=1 and SEEDS=2,3 are both given; give one of them"),
         ("PRESET=smok", "unknown preset 'smok' (did you mean 'smoke'?); choose one of: smoke"),
+        ("METHODS=CIL,LWF", "unknown method 'LWF' (did you mean 'LWOF'?); choose one of: SS, FT"),
+        ("DATA=toyscapes,data/toyscape", "no data folder {project}/data/toyscape (did you mean"),
+        ("DATA=cilkit", "{project}/cilkit has neither leftImg8bit/ (Cityscapes) nor trainannot/"),
     ],
 )
 def test_a_parameter_that_is_wrong_is_refused_before_any_job(project, given, message):
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--nolock", "--config", given]
-    here = {"cwd": project, "env": os.environ | {"PYTHONPATH": str(project)}}
-    done = subprocess.run(command, capture_output=True, text=True, **here)
-    assert done.returncode != 0 and message in done.stdout + done.stderr
+    status, said = done(project, "--cores", "2", config=given.split())
+    assert status != 0 and message.format(project=project) in said
     assert not (project / "data" / "runs").exists()
 
 
-@pytest.mark.skipif(shutil.which("make") is None, reason="make is not installed")
-def test_make_refuses_a_variable_that_it_does_not_know(project):
-    shutil.copy(ROOT / "Makefile", project)
+@pytest.fixture
+def make(project):
+    """make(...) shows what make would do in a project that is set up."""
+    if shutil.which("make") is None:
+        pytest.skip("make is not installed")
+    (project / ".venv").mkdir()
+    for file in ("Makefile", "pyproject.toml", "constraints.txt"):
+        shutil.copy(ROOT / file, project)
+    (project / ".venv" / "ready").touch()
 
-    def plan(*given: str) -> subprocess.CompletedProcess:
-        command = ["make", "--dry-run", "lab", *given]
+    def make(*given: str) -> subprocess.CompletedProcess:
+        command = ["make", *given]
         return subprocess.run(command, cwd=project, capture_output=True, text=True)
 
-    refused = plan("SED=1", "PRESET=smoke")
+    return make
+
+
+def test_make_hands_on_what_was_given_and_nothing_else(make):
+    words = shlex.split(make("--dry-run", "study", "SEEDS=0,1", "RUNS=my runs").stdout)
+    assert words[words.index("--config") + 1 :] == ["SEEDS=0,1", "RUNS=my runs"]
+    assert "--config" not in make("--dry-run", "study").stdout
+
+
+def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
+    refused = make("--dry-run", "lab", "SED=1", "PRESET=smoke")
+    known = "DATA PRESET SEED SEEDS METHODS RUNS PROFILE FIGURES PYTHON"
+    assert refused.returncode != 0
+    assert f"unknown variable SED; choose from {known}" in refused.stderr
+    refused = make("--dry-run", "study", "PROFILE=slrm")
+    assert refused.returncode != 0
+    assert "unknown PROFILE slrm; choose from cluster-generic local slurm" in refused.stderr
+
+
+def test_make_says_how_to_install_the_plugin_that_a_profile_needs(make, project):
+    (project / ".venv" / "bin").mkdir()
+    (project / ".venv" / "bin" / "python").symlink_to(sys.executable)
+    (project / "data" / "profiles" / "lsf").mkdir()
+    (project / "data" / "profiles" / "lsf" / "config.yaml").write_text("executor: lsf-drmaa\n")
+    refused = make("study", "PROFILE=lsf")
     assert refused.returncode != 0
     assert (
-        "unknown variable SED; choose from DATA PRESET SEED RUNS FIGURES PYTHON" in refused.stderr
+        "PROFILE=lsf needs a plugin. To install it: .venv/bin/python -m pip install "
+        "snakemake-executor-plugin-lsf-drmaa" in refused.stdout
     )
-    (project / ".venv").mkdir()
-    for file in ("pyproject.toml", "constraints.txt"):
-        shutil.copy(ROOT / file, project)
-    assert plan("SEED=1", "RUNS=my runs").returncode == 0
+
+
+# as a picture
+
+
+def test_the_picture_shows_each_job_once_to_the_right_of_all_that_it_waits_for(project):
+    status, said = done(project, "--cores", "1", "--dag", "mermaid-js", config=("METHODS=FT",))
+    assert status == 0
+    axes = runpy.run_path(str(ROOT / "data" / "graph.py"))["draw"](said).axes[0]
+    places = {text.get_text().split("\n")[0]: text.get_position() for text in axes.texts}
+    shown = {"data", "T1", "FT_T2", "FT_T3", "results", "all"} | WITHOUT_METHODS
+    assert places.keys() == shown and len(axes.texts) == len(shown)
+    order = ["data", "T1", "FT_T2", "FT_T3", "results", "all"]
+    assert [places[name][0] for name in order] == [0, 1, 2, 3, 4, 5]
+    lines = {tuple(zip(*line.get_data(), strict=True)) for line in axes.lines}
+    assert (places["data"], places["T1"]) in lines
+    assert (places["data"], places["FT_T2"]) not in lines  # T1 lies on the way
+
+
+def test_no_picture_is_drawn_of_an_error(tmp_path):
+    script = [sys.executable, str(ROOT / "data" / "graph.py"), str(tmp_path / "graph.png")]
+    drawn = subprocess.run(script, input="", capture_output=True, text=True)
+    assert drawn.returncode != 0 and "no graph came in; snakemake says above" in drawn.stderr
+    assert not (tmp_path / "graph.png").exists()
+
+
+# elsewhere, and when something goes wrong
+
+
+def needs_plugin(name: str):
+    missing = find_spec(f"snakemake_executor_plugin_{name.replace('-', '_')}") is None
+    return pytest.mark.skipif(missing, reason=f"snakemake-executor-plugin-{name} is not installed")
+
+
+def smoke(data: Path) -> tuple[str, str]:
+    return f"DATA={data}", "PRESET=smoke"
+
+
+def stamp(project: Path, job: str) -> str:
+    return str(project / "data" / "runs" / "toys" / "smoke" / "seed0" / "done" / job)
+
+
+@needs_plugin("slurm")
+def test_on_slurm_each_training_asks_for_a_gpu_and_each_job_for_memory_and_time(project):
+    profile = ("--profile", "data/profiles/slurm", "--quiet", "host")
+    plan = planned(project, "PRESET=paper", given=profile)
+    resources = {
+        name: dict(re.findall(r"(\w+)=(\S+?)(?:,|$)", line))
+        for name, job in plan.items()
+        if (line := re.search("^    resources: (.*)$", job, re.MULTILINE)[1])
+    }
+    training = resources["toyscapes/paper/seed0/CIL_T2"]
+    assert training["gpu"] == "1"
+    assert int(training["mem_mb"]) >= 8000 and int(training["runtime"]) >= 600
+    notebook = resources["toyscapes/paper/seed0/10_cil"]
+    assert "gpu" not in notebook and int(notebook["mem_mb"]) > 0 and int(notebook["runtime"]) > 0
+
+
+@needs_plugin("cluster-generic")
+@pytest.mark.skipif(os.name == "nt", reason="the submitter of the tests starts its jobs with sh")
+def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
+    script = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tests' / 'submitter.py'))}"
+    jobs = tmp_path / "jobs of the cluster"
+    submitter = f"{script} {shlex.quote(str(jobs))}"
+    status, said = done(
+        project,
+        *("--profile", "data/profiles/cluster-generic", "--latency-wait", "5"),
+        *("--set-threads", "train=1"),  # on a busy machine, a second one costs more than it gains
+        *("--cluster-generic-submit-cmd", f"{submitter} submit"),
+        *("--cluster-generic-status-cmd", f"{submitter} status"),
+        stamp(project, "FE_T2"),
+        config=smoke(toys),
+    )
+    assert status == 0, said
+    assert Path(stamp(project, "FE_T2")).is_file()
+    assert {file.name: file.read_text() for file in jobs.glob("*.status")} == {
+        "1.status": "0\n",
+        "2.status": "0\n",
+    }
+    assert "FE T2" in (jobs / "2.out").read_text() and "FE T2" not in said
+
+
+KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+
+
+def with_notebooks(project: Path, **sources: str) -> None:
+    for name, source in sources.items():
+        file = project / "notebooks" / f"{name[1:]}.ipynb"
+        cells = [new_code_cell("DATA = RUNS = PRESET = SEED = 0"), new_code_cell(source)]
+        cells[0].metadata["tags"] = ["parameters"]
+        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), file)
+
+
+def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys):
+    with_notebooks(project, _00_start_here="print('here')", _03_losses="1 / 0")
+    local = ("--profile", "data/profiles/local", "--cores", "1")
+    jobs = [stamp(project, job) for job in ("03_losses", "00_start_here")]
+    status, said = done(project, *local, *jobs, "--prioritize", jobs[0], config=smoke(toys))
+    assert status != 0
+    assert not Path(jobs[0]).exists() and Path(jobs[1]).exists()
+    executed = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "notebooks"
+    ending = said[said.index("These jobs did not finish") :]
+    assert str(executed / "03_losses.ipynb") in ending and "00_start_here" not in ending
+    cells = nbformat.read(executed / "03_losses.ipynb", as_version=4).cells
+    (error,) = [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
+    assert error.ename == "ZeroDivisionError"
+    with_notebooks(project, _03_losses="print('mended')")
+    status, said = done(project, *local, *jobs, config=smoke(toys))
+    assert status == 0 and Path(jobs[0]).exists() and "00_start_here" not in said
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to kill")
+def test_a_batch_that_is_killed_goes_on_without_repeating_what_was_finished(project, toys):
+    local = ("--profile", "data/profiles/local", "--cores", "1")
+    jobs = [stamp(project, job) for job in ("T1", "FE_T2")]
+    process = snakemake(project, *local, *jobs, config=smoke(toys))
+    until = time.time() + 120
+    second = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "logs" / "FE_T2.txt"
+    while not (second.is_file() and second.stat().st_size) and time.time() < until:
+        assert process.poll() is None, process.stdout.read()
+        time.sleep(0.02)
+    os.killpg(process.pid, signal.SIGKILL)
+    process.communicate()
+    assert not Path(jobs[1]).exists()
+    made = (project / "data" / "runs" / "toys" / "smoke" / "seed0" / "T1" / "config.json").stat()
+    status, said = done(project, *local, *jobs, config=smoke(toys))
+    assert status == 0 and Path(jobs[1]).exists()
+    assert "FE T2" in said and "T1:" not in said
+    again = (project / "data" / "runs" / "toys" / "smoke" / "seed0" / "T1" / "config.json").stat()
+    assert again.st_mtime_ns == made.st_mtime_ns
+
+
+def test_runs_of_another_version_are_set_aside_and_made_anew(project, toys):
+    local = ("--profile", "data/profiles/local", "--cores", "1")
+    status, said = done(project, *local, stamp(project, "T1"), config=smoke(toys))
+    assert status == 0, said
+    with (project / "cilkit" / "losses.py").open("a") as losses:
+        losses.write("ANOTHER = 1\n")
+    for done_before in (project / "data" / "runs" / "toys").rglob("done/*"):
+        os.utime(done_before, (0, time.time() - 60))  # Snakemake compares whole seconds
+    status, said = done(project, *local, stamp(project, "T1"), config=smoke(toys))
+    assert status == 0 and "T1 was trained with other code: training again." in said
+    seed = project / "data" / "runs" / "toys" / "smoke" / "seed0"
+    assert (seed / "superseded" / "T1-1").is_dir() and (seed / "T1").is_dir()
