@@ -19,12 +19,16 @@ ifneq ($(STRANGE),)
 $(error unknown variable $(STRANGE); choose from DATA PRESET SEED RUNS FIGURES PYTHON)
 endif
 
-.PHONY: study test lab bench constraints
+.PHONY: study site test lab bench constraints
 
 # Execute the notebooks in order and print Tables II and III. What is done is not done again.
 study: $(READY)
 	$(BIN)/python -m snakemake --cores all --nolock --rerun-incomplete --quiet rules host \
 		--config "DATA=$(DATA)" "PRESET=$(PRESET)" "SEED=$(SEED)" "RUNS=$(RUNS)"
+
+# The executed notebooks, README and API reference as a static site in data/site
+site: study
+	$(BIN)/python -m book "DATA=$(DATA)" "RUNS=$(RUNS)" "PRESET=$(PRESET)" "SEED=$(SEED)"
 
 test: $(READY)
 	$(BIN)/python -m pytest
@@ -42,10 +46,10 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,test]"; \
+		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,site,test]"; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,test]"; \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,site,test]"; \
 	fi
 	@$(BIN)/python -c "import pathlib; pathlib.Path('$(READY)').touch()"
 
