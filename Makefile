@@ -29,7 +29,7 @@ CONFIG = $(if $(strip $(CHOSEN)),--config $(CHOSEN))
 EXECUTOR := $(shell sed -n 's/^executor: *//p' data/profiles/$(PROFILE)/config.yaml)
 INSTALL = $(BIN)/python -m pip install snakemake-executor-plugin-$(EXECUTOR)
 
-.PHONY: study graph report test lab bench constraints
+.PHONY: study graph report site test lab bench constraints
 
 # Execute the notebooks and print Tables II and III, for each data set, preset and seed that is
 # asked for: SEEDS=0,1,2 METHODS=CIL,LWOF PROFILE=slurm. What is done is not done again.
@@ -48,6 +48,10 @@ graph: $(READY)
 report: $(READY)
 	$(SNAKEMAKE) $(CONFIG) --report data/report.html
 
+# The executed notebooks, README and API reference as a static site in data/site
+site: study
+	$(BIN)/python -m book $(CHOSEN)
+
 test: $(READY)
 	$(BIN)/python -m pytest
 
@@ -64,10 +68,10 @@ $(READY): pyproject.toml constraints.txt
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,test]"; \
+		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,site,test]"; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,test]"; \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,site,test]"; \
 	fi
 	@$(BIN)/python -c "import pathlib; pathlib.Path('$(READY)').touch()"
 

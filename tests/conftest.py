@@ -4,6 +4,7 @@ No test writes into this project: a run of tests that finds a file changed there
 """
 
 import os
+import shutil
 from collections.abc import Iterator
 from dataclasses import replace
 from functools import partial
@@ -38,6 +39,7 @@ settings.load_profile("same")
 
 CITYSCAPES = os.environ.get("CITYSCAPES")
 CAMVID = ROOT.parent / "shared" / "camvid"
+BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 SIZE = (32, 64)  # height and width of the tiny images
 
 
@@ -124,6 +126,20 @@ def scenes(tmp_path_factory: pytest.TempPathFactory) -> StreetScenes:
 def toys(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A Toyscapes of a few small scenes; not to be changed."""
     return write_toyscapes(tmp_path_factory.mktemp("data") / "toys", fraction=32, size=(64, 128))
+
+
+@pytest.fixture(scope="session")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator:
+    """The system's Chromium, or the program that the environment variable CHROMIUM names."""
+    api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+    program = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, BROWSERS)), None)
+    if program is None:
+        pytest.skip(f"no browser: none of {', '.join(BROWSERS)} found, and CHROMIUM is unset")
+    home = {"HOME": str(tmp_path_factory.mktemp("home"))}
+    with api.sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=program, env=os.environ | home)
+        yield browser
+        browser.close()
 
 
 @pytest.fixture(scope="session")

@@ -1,13 +1,11 @@
 """JupyterLab in a real browser: Run All, then the explorers by key and click, as a student would.
 
-The browser is the system's Chromium, or the program that the environment variable CHROMIUM names.
 If SCREENSHOTS names a folder, pictures of the explorers before and after use are left there.
 """
 
 import json
 import os
 import re
-import shutil
 import subprocess
 import sys
 import time
@@ -25,11 +23,9 @@ from cilkit.study import Study
 from cilkit.widgets import pixel_explorer
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-Browser, Locator, Page, expect = api.Browser, api.Locator, api.Page, api.expect
+Locator, Page, expect = api.Locator, api.Page, api.expect
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
-NAMES = ["chromium", "chromium-browser", "google-chrome", "chrome"]
-CHROMIUM = os.environ.get("CHROMIUM") or next(filter(None, map(shutil.which, NAMES)), None)
 SCREENSHOTS = os.environ.get("SCREENSHOTS")
 PATIENCE = 90  # seconds, for a page on a busy machine
 OWN_FOLDERS = [  # what Jupyter, and the npm that it asks for language servers, keep at home
@@ -52,13 +48,7 @@ BITMAP = """async picture => {
     return canvas.toDataURL();
 }"""
 
-pytestmark = [
-    pytest.mark.skipif(
-        CHROMIUM is None,
-        reason=f"no browser: none of {', '.join(NAMES)} found, and CHROMIUM is unset",
-    ),
-    pytest.mark.xdist_group("browser"),  # they share a server
-]
+pytestmark = pytest.mark.xdist_group("browser")  # they share a server
 expect.set_options(timeout=PATIENCE * 1000)
 
 
@@ -112,17 +102,8 @@ def _about(server: subprocess.Popen, runtime: Path, log: Path) -> dict:
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
 
 
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory) -> Iterator[Browser]:
-    home = {"HOME": str(tmp_path_factory.mktemp("home"))}
-    with api.sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=CHROMIUM, env=os.environ | home)
-        yield browser
-        browser.close()
-
-
 @pytest.fixture
-def run_all(lab, browser, toys) -> Iterator[Callable[[str, Path], Page]]:
+def run_all(browser, lab, toys) -> Iterator[Callable[[str, Path], Page]]:
     """run_all("11_entropy_weights", runs) is the page after Run All on a few toy scenes.
 
     When the test is over, neither the page nor the server nor a kernel may have complained.

@@ -1,0 +1,191 @@
+"""What becomes of a notebook, a docstring and a table of the README on their way into the site."""
+
+import ast
+import re
+from collections.abc import Iterator
+from graphlib import TopologicalSorter
+from itertools import groupby
+from pathlib import Path
+
+import nbformat
+from docutils import nodes
+from nbformat import NotebookNode
+from sphinx.addnodes import pending_xref
+from sphinx.application import Sphinx
+
+from cilkit.classes import ROOT
+
+WIDGET = "application/vnd.jupyter.widget-view+json"
+SLIDERS = (
+    "*Here a picture of the explorer; in JupyterLab, in the notebook itself, its sliders move.*"
+)
+NOT_EXECUTED = "**Not executed here, so without results: `make study` executes it.**"
+LONG = 24  # signs of a formula, from which on it may be wider than a phone
+
+
+def on_source(app: Sphinx, document: str, source: list[str]) -> None:
+    """Prepare a notebook that Sphinx has read; the file itself stays as it is, for the download."""
+    if document.startswith("notebooks/"):
+        name = document.removeprefix("notebooks/")
+        source[0] = nbformat.writes(as_page(nbformat.reads(source[0], as_version=4), name))
+
+
+def as_page(notebook: NotebookNode, name: str) -> NotebookNode:
+    """A notebook with a download link, folded solutions, and a word on its first explorer."""
+    title, _, text = notebook.cells[0].source.partition("\n")
+    above = f"{{download}}`Download this notebook <{name}.ipynb>`"
+    if not was_executed(notebook):
+        above += f"\n\n{NOT_EXECUTED}"
+    notebook.cells[0].source = f"{title}\n\n{above}\n\n{text}"
+    for cell in notebook.cells:
+        if "solution" in cell.metadata.get("tags", []):
+            cell.metadata.tags.append("hide-cell")
+            cell.metadata["mystnb"] = {
+                "code_prompt_show": "Solution",
+                "code_prompt_hide": "Solution",
+            }
+    explorers = [
+        k
+        for k, cell in enumerate(notebook.cells)
+        if any(WIDGET in output.get("data", {}) for output in cell.get("outputs", []))
+    ]
+    if explorers:
+        notebook.cells.insert(explorers[0] + 1, nbformat.v4.new_markdown_cell(SLIDERS))
+    return notebook
+
+
+def was_executed(notebook: NotebookNode) -> bool:
+    """Whether every cell of code was reached."""
+    cells = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
+    return all(cell.execution_count for cell in cells)
+
+
+def on_docstring(
+    app: Sphinx, what: str, name: str, thing: object, options: object, lines: list[str]
+) -> None:
+    lines[:] = as_rest(lines)
+
+
+def as_rest(lines: list[str]) -> list[str]:
+    """A docstring of this house for Sphinx: plain text, `code`, and blocks that keep their columns.
+
+    A line is of a block if it is indented, or holds two spaces side by side.
+    """
+    rest: list[str] = []
+    for block, part in groupby(lines, lambda line: bool(re.search(r"^ |\S {2,}\S", line))):
+        if block:
+            rest += ["", "::", "", *(f"    {line}" for line in part), ""]
+        else:
+            rest += map(_escape, part)
+    return rest
+
+
+def _escape(line: str) -> str:
+    """Plain text with `code` as reStructuredText."""
+    texts = re.split(r"`([^`]+)`", line)
+    texts[::2] = (re.sub(r"([\\*_|`])", r"\\\1", text) for text in texts[::2])
+    texts[1::2] = (f"``{code}``" for code in texts[1::2])
+    return "".join(texts)
+
+
+def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
+    """Link what is named in code or in a column of notebooks, name pictures by their section.
+
+    Long formulas in the text get a class by that name.
+    """
+    notebooks = {
+        document.removeprefix("notebooks/")
+        for document in app.env.found_docs
+        if document.startswith("notebooks/")
+    }
+    for table in doctree.findall(nodes.table):
+        _link_numbers(table, {name[:2]: name for name in notebooks})
+    for code in list(doctree.findall(nodes.literal)):
+        named = code.astext()
+        if isinstance(code.parent, nodes.reference | pending_xref):
+            continue
+        if named in notebooks:
+            code.replace_self(_link(code, named))
+        elif re.fullmatch(r"cilkit(\.\w+)+", named):
+            target = {"refdomain": "py", "reftype": "obj", "reftarget": named}
+            code.replace_self(pending_xref("", code.deepcopy(), refwarn=True, **target))
+    for formula in doctree.findall(nodes.math):
+        if len(re.sub(r"\\[a-z]+|[{}_^ ]", "", formula.astext())) >= LONG:
+            formula["classes"].append("long")
+    for formula in doctree.findall(nodes.math_block):  # Sphinx would wrap it so that \tag fails
+        formula["no-wrap"] = True
+        formula.children = [nodes.Text(rf"\[{formula.astext()}\]")]
+    for image in doctree.findall(nodes.image):
+        section = _section(image)
+        if "alt" not in image and section is not None:
+            image["alt"] = f"Picture in “{section.next_node(nodes.title).astext()}”"
+
+
+def _link_numbers(table: nodes.table, notebooks: dict[str, str]) -> None:
+    """Make "03, 05" in a column called notebook two links."""
+    titles = [entry.astext() for entry in table.next_node(nodes.thead).findall(nodes.entry)]
+    if "notebook" not in titles:
+        return
+    column = titles.index("notebook")
+    for row in table.next_node(nodes.tbody).findall(nodes.row):
+        for text in list(row.children[column].findall(nodes.Text)):
+            parts = re.split(r"\b(\d\d)\b", text.astext())
+            linked = [_link(nodes.Text(p), notebooks.get(p, p)) for p in parts[1::2]]
+            parts[1::2] = linked
+            text.parent.replace(text, [nodes.Text(p) if isinstance(p, str) else p for p in parts])
+
+
+def _link(shown: nodes.Node, notebook: str) -> pending_xref:
+    """A link to a notebook, which Sphinx complains about if it is not there."""
+    target = {"refdomain": "std", "reftype": "doc", "reftarget": f"/notebooks/{notebook}"}
+    inner = nodes.inline("", "", shown.deepcopy())
+    return pending_xref("", inner, refwarn=True, refexplicit=True, **target)
+
+
+def _section(node: nodes.Node) -> nodes.section | None:
+    while node is not None and not isinstance(node, nodes.section):
+        node = node.parent
+    return node
+
+
+def rooms() -> dict[str, str]:
+    """The modules of cilkit, each after those that it imports, with their first line."""
+    files = {_module(file): file for file in sorted((ROOT / "cilkit").rglob("*.py"))}
+    trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in files.items()}
+    imports = {name: set(_imports(tree)) & files.keys() for name, tree in trees.items()}
+    order = [name for name in TopologicalSorter(imports).static_order() if name != "cilkit"]
+    return {name: ast.get_docstring(trees[name]).splitlines()[0] for name in order}
+
+
+def _module(file: Path) -> str:
+    return ".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+
+
+def _imports(tree: ast.Module) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom):
+            yield node.module
+            yield from (f"{node.module}.{name.name}" for name in node.names)
+
+
+def reference() -> dict[str, str]:
+    """The pages of the API reference in Markdown, by name."""
+    found = rooms()
+    rows = [f"| `{name}` | {line} |" for name, line in found.items()]
+    pages = {
+        "index": "\n".join(
+            [
+                "# API reference\n",
+                "The rooms of the package, each below those that it imports.\n",
+                "| room | what it holds |",
+                "|---|---|",
+                *rows,
+                "\n```{toctree}\n:hidden:\n",
+                *found,
+                "```\n",
+            ]
+        )
+    }
+    for name in found:
+        pages[name] = f"# {name}\n\n```{{eval-rst}}\n.. automodule:: {name}\n```\n"
+    return pages
