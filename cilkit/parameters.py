@@ -3,7 +3,7 @@
 import ast
 import math
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from itertools import pairwise
 from pathlib import Path
 
@@ -51,6 +51,24 @@ def check_seed(seed: object) -> None:
             f"SEED is {seed!r}; wanted a whole number from 0, without quotes: SEED = 7 in the "
             "parameters cell, or papermill's -p SEED 7"
         )
+
+
+def parse(given: Sequence[str]) -> dict[str, str | int]:
+    """Parameters given as NAME=VALUE, as make and Snakemake take them; SEED as a number.
+
+    A ValueError if one is unknown, given twice, or has no value.
+    """
+    found: dict[str, str | int] = {}
+    for word in given:
+        name, _, value = word.partition("=")
+        if name not in PARAMETERS:
+            raise ValueError(unknown("parameter", name, list(PARAMETERS)))
+        if name in found:
+            raise ValueError(f"{name} is given twice, {found[name]!r} and {value!r}; give it once")
+        if not value.strip():
+            raise ValueError(f"{name} has no value; wanted {name}=..., or leave it out")
+        found[name] = int(value) if name == "SEED" and value.isdecimal() else value
+    return found
 
 
 def check_injected() -> None:

@@ -1,5 +1,11 @@
-"""A study: one data set, preset and seed, and its runs, loaded where they exist, else trained."""
+"""A study: one data set, preset and seed, and its runs, loaded where they exist, else trained.
 
+    python -m cilkit.study T3 CIL DATA=toyscapes PRESET=paper SEED=1
+
+does the same for one run; see `main`.
+"""
+
+import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -11,14 +17,14 @@ from filelock import FileLock
 
 from cilkit import runs
 from cilkit.checkpoint import FileCheckpoint
-from cilkit.classes import Split, Stage
+from cilkit.classes import Split, Stage, unknown
 from cilkit.config import TrainConfig, get_config
 from cilkit.datasets import LabelledImages, open_data, resolve
 from cilkit.evaluation import evaluate
 from cilkit.loop import Watch
 from cilkit.memory import check_size, choose, rate
-from cilkit.methods import Method, get_method
-from cilkit.parameters import check_injected, check_path, check_seed
+from cilkit.methods import METHODS, Method, get_method
+from cilkit.parameters import check_injected, check_path, check_seed, parse
 from cilkit.provenance import code_version, environment
 from cilkit.runs import NEW_TEACHER, Run
 from cilkit.train import fit, fit_stage
@@ -254,3 +260,32 @@ def _plain(value: object) -> object:
     if isinstance(value, slice):
         return [value.start, value.stop]
     return value
+
+
+def main(*given: str) -> None:
+    """One run from the command line, trained or loaded, and its scores printed.
+
+        python -m cilkit.study STAGE METHOD [DATA=... RUNS=... PRESET=... SEED=...]
+
+    METHOD is a name of the tables, "SS" (which it is in T1) or "LWM teacher"; T3 brings the
+    method's T2 with it, as `Study.run` does. The four parameters are those of the notebooks, with
+    the same defaults. The graph calls this for each of its trainings; a researcher calls it on a
+    cluster, or under torchrun. A ValueError names what is wrong before anything is read.
+    """
+    names = [word for word in given if "=" not in word]
+    parameters = parse([word for word in given if "=" in word])
+    if len(names) != 2:
+        raise ValueError(
+            f"given {' '.join(names) or 'no stage and no method'}; wanted a stage and a method: "
+            "python -m cilkit.study T3 CIL SEED=1 (quote a name with spaces: 'CIL (w/o weights)')"
+        )
+    stage, method = names
+    if method not in (known := ["SS", NEW_TEACHER, *METHODS]):
+        raise ValueError(unknown("method", method, known))
+    study = Study(**{name.lower(): value for name, value in parameters.items()})
+    run = study.new_teacher(stage) if method == NEW_TEACHER else study.run(stage, method)
+    print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

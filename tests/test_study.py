@@ -1,4 +1,7 @@
+import os
 import shutil
+import subprocess
+import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -33,6 +36,7 @@ def my_loss(step):
 
 
 MINE = Method("mine", equation=9, loss=my_loss)
+HERE = os.environ | {"PYTHONPATH": str(ROOT)}  # for a process that starts elsewhere
 
 
 @pytest.fixture
@@ -647,3 +651,59 @@ def test_who_wants_to_look_is_shown_each_epoch(open_study):
     one.run("T1")
     columns = ["epoch", "learning_rate", "ce", "task1", "seconds"]
     assert shown == [("T1", columns), ("T1", columns)]
+
+
+# from the command line
+
+
+def test_one_run_can_be_asked_for_on_the_command_line(toys, tmp_path):
+    given = [f"DATA={toys}", f"RUNS={tmp_path / 'my runs'}", "PRESET=smoke", "SEED=2"]
+    command = [sys.executable, "-m", "cilkit.study", "T2", "CIL (w/o weights)", *given]
+    done = subprocess.run(command, cwd=tmp_path, env=HERE, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    one = Study(toys, tmp_path / "my runs", "smoke", 2)
+    run = one.run("T2", "CIL (w/o weights)")
+    assert [run.folder.name for run in runs.find(tmp_path)] == ["CIL_wo_weights_T2", "T1"]
+    assert str(run.folder) in done.stdout and "task12" in done.stdout
+    again = subprocess.run(command, cwd=tmp_path, env=HERE, capture_output=True, text=True)
+    assert again.stdout == done.stdout  # loaded: a training shows its steps
+    assert "step" in done.stderr and "step" not in again.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "made"),
+    [
+        ("SS", ["SS_T3"]),
+        ("FE", ["T1", "FE T2", "FE T3"]),
+        ("LWM teacher", ["LWM_teacher_T3"]),
+    ],
+)
+def test_the_command_line_takes_every_name_of_the_tables(scenes, tmp_path, trained, name, made):
+    study.main("T3", name, f"DATA={scenes.root}", f"RUNS={tmp_path}", "PRESET=smoke")
+    assert trained == made
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ([], "given no stage and no method; wanted a stage and a method: python -m cilkit.study"),
+        (["T2"], "given T2; wanted a stage and a method"),
+        (["T2", "CIL", "(w/o", "weights)"], r"given T2 CIL \(w/o weights\); .* quote a name"),
+        (
+            ["T2", "CILL"],
+            r"unknown method 'CILL' \(did you mean 'CIL'\?\); .*: SS, LWM teacher, FT",
+        ),
+        (["T4", "CIL"], "unknown stage 'T4' .*; choose one of: T1, T2, T3"),
+        (["T2", "CIL", "SEDE=1"], r"unknown parameter 'SEDE' \(did you mean 'SEED'\?\)"),
+        (["T2", "CIL", "--seed=1"], r"unknown parameter '--seed' \(did you mean 'SEED'\?\)"),
+        (["T2", "CIL", "SEED=1", "SEED=2"], "SEED is given twice, 1 and '2'; give it once"),
+        (["T2", "CIL", "SEED="], "SEED has no value; wanted SEED=..., or leave it out"),
+        (["T2", "CIL", "SEED=one"], "SEED is 'one'; wanted a whole number from 0"),
+        (["T2", "CIL", "PRESET=smok"], r"unknown preset 'smok' \(did you mean 'smoke'\?\)"),
+    ],
+)
+def test_a_command_line_that_is_wrong_is_refused(scenes, tmp_path, trained, given, message):
+    here = [f"DATA={scenes.root}", f"RUNS={tmp_path / 'runs'}"]
+    with pytest.raises(ValueError, match=message):
+        study.main(*given, *here)
+    assert trained == [] and not (tmp_path / "runs").exists()
