@@ -688,7 +688,7 @@ def test_the_command_line_takes_every_name_of_the_tables(scenes, tmp_path, train
     [
         ([], "given no stage and no method; wanted a stage and a method: python -m cilkit.study"),
         (["T2"], "given T2; wanted a stage and a method"),
-        (["T2", "CIL", "(w/o", "weights)"], r"given T2 CIL \(w/o weights\); .* quote a name"),
+        (["T2", "CIL", "(w/o", "weights)"], r"given T2 CIL \(w/o weights\); .* .quote a name"),
         (
             ["T2", "CILL"],
             r"unknown method 'CILL' \(did you mean 'CIL'\?\); .*: SS, LWM teacher, FT",
