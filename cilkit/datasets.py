@@ -21,6 +21,7 @@ from tqdm import tqdm
 from cilkit.cache import cache_folder, fill, read
 from cilkit.classes import ROOT, UNKNOWN, VOID, Split, Stage, load_split, nearest
 from cilkit.parameters import check_path
+from cilkit.ranks import is_first
 from cilkit.toyscapes import write_toyscapes
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
@@ -121,7 +122,8 @@ class LabelledImages(Dataset):
             stamps = {entry: self._stamp(sample) for entry, sample in entries.items()}
             fill(folder, stamps, make, self._entry_size())
         if self._fits(self._decoded(0)):
-            for index in tqdm(range(len(self)), "decode", leave=False, mininterval=1, delay=2):
+            shown = {"leave": False, "delay": 2, "disable": not is_first()}
+            for index in tqdm(range(len(self)), "decode", mininterval=1, **shown):
                 self._decoded(index)
 
     def cache_size(self) -> int:

@@ -1,19 +1,24 @@
 """What a network says of images, its scores on a data set, and the device it computes on."""
 
 import logging
+import os
 from collections.abc import Iterator, Mapping
 from typing import Literal
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from cilkit import ranks
 from cilkit.config import TrainConfig
 from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
+
+AT_ONCE = 4  # images that are evaluated in one pass
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
 
@@ -23,7 +28,8 @@ def evaluate(
 ) -> MeanIoU:
     """Score a network on a data set for all class sets in one pass (Sec. IV-A).
 
-    The channels of the network are the visible classes of the data set, or ValueError.
+    Several ranks share the images out, and each returns the scores of all. The channels of the
+    network are the visible classes of the data set, or ValueError.
     """
     visible = images.visible
     if network.num_classes != visible.stop - visible.start:
@@ -33,15 +39,26 @@ def evaluate(
             "the network stands: data.test_set(stage)"
         )
     images.prepare()
-    scores = MeanIoU(class_sets)
-    with tqdm(total=len(images), desc="evaluate", unit="image", leave=False, delay=2) as bar:
-        for pixels, labels in same_size(images):
+    scores, share = MeanIoU(class_sets), _share(images)
+    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_first()}
+    with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
+        for pixels, labels in same_size(share):
             scores.update(predict(network, pixels, config), labels, visible.start)
             bar.update(len(pixels))
+    found = ranks.from_each(scores.counts)
+    scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
 
 
-def same_size(images: LabelledImages, most: int = 4) -> Iterator[tuple[Tensor, Tensor]]:
+def _share(images: LabelledImages) -> LabelledImages:
+    """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
+    if ranks.count() == 1:
+        return images
+    batch = torch.arange(len(images)) // AT_ONCE
+    return images.subset(torch.where(batch % ranks.count() == ranks.rank())[0].tolist())
+
+
+def same_size(images: LabelledImages, most: int = AT_ONCE) -> Iterator[tuple[Tensor, Tensor]]:
     """The images in order, in batches of at most `most` neighbours of one size."""
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):
@@ -51,7 +68,8 @@ def same_size(images: LabelledImages, most: int = 4) -> Iterator[tuple[Tensor, T
             yield default_collate(batch)
             batch = []
         batch.append(item)
-    yield default_collate(batch)
+    if batch:
+        yield default_collate(batch)
 
 
 def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
@@ -67,8 +85,25 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
-    """Lightning Fabric on the best device at hand, in the precision of `used_precision`."""
-    return Fabric(devices=1, precision=used_precision(config))
+    """Lightning Fabric on the best device at hand, in the precision of `used_precision`.
+
+    Under torchrun it connects the processes, each with a device of its own. A ValueError says
+    so if they cannot share the batch evenly.
+    """
+    processes, precision = ranks.started(), used_precision(config)
+    if processes == 1:
+        return Fabric(devices=1, precision=precision)
+    if config.batch % processes:
+        even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
+        raise ValueError(
+            f"{processes} processes cannot share a batch of {config.batch} images evenly; start a "
+            f"number that divides it, on all nodes together: {', '.join(even)}"
+        )
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = {"devices": here, "num_nodes": processes // here}
+    fabric = Fabric(strategy=DDPStrategy(timeout=ranks.PATIENCE), precision=precision, **nodes)
+    fabric.launch()
+    return fabric
 
 
 def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:

@@ -2,7 +2,7 @@
 
 A training that was stopped goes on from its last checkpoint and ends with the same weights, bit
 for bit, as one that was not: everything random is drawn from (seed, epoch, index), or its
-generator is part of the checkpoint.
+generator is part of the checkpoint. Several processes may share a training; see cilkit.ranks.
 """
 
 import math
@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
+from cilkit import ranks
 from cilkit.config import TrainConfig
 from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
@@ -47,7 +48,7 @@ class Watch:
 
 
 class Checkpoint(Protocol):
-    """Where the state of a training is kept; `runs.Checkpoint` keeps it in a file."""
+    """Where the state of a training is kept; `FileCheckpoint` keeps it in a file."""
 
     def load(self) -> tuple[dict[str, Tensor], dict] | None:
         """The last state, None if there is none."""
@@ -64,6 +65,8 @@ class Training:
 
     loss(logits, pixels, labels) gives the terms by name; `frozen` parts keep their weights and
     their batch-norm statistics; with a `memory`, each batch holds as many remembered images.
+    Of several ranks, each has the logits and labels of the whole batch, but only the pixels of
+    its share.
     """
 
     def __init__(
@@ -116,15 +119,16 @@ class Training:
 
         Raises FloatingPointError in the step after the one in which the loss is not finite.
         """
-        if checkpoint is not None and (kept := checkpoint.load()) is not None:
+        if checkpoint is not None and (kept := ranks.from_first(checkpoint.load)) is not None:
             self._restore(*kept)
         total, done = self.config.epochs * self.steps, self.epoch * self.steps + self.step
-        with tqdm(total=total, initial=done, desc=self.name, unit="step", mininterval=1) as bar:
+        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_first()}
+        with tqdm(total=total, initial=done, mininterval=1, **shown) as bar:
             while self.epoch < self.config.epochs:
                 self._run_epoch(bar, checkpoint)
                 scores = self._score(watch)
                 self._finish_epoch(bar, scores)
-                if watch is not None and watch.show is not None:
+                if watch is not None and watch.show is not None and ranks.is_first():
                     watch.show(self.name, pd.DataFrame(self.history))
         network = self.network.cpu().to(memory_format=torch.contiguous_format)
         network.eval().requires_grad_(True)
@@ -141,17 +145,19 @@ class Training:
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
             pixels, labels = pixels.to(self.fabric.device), labels.to(self.fabric.device)
-            terms = self.loss(self.model(pixels), pixels, labels)
+            logits = ranks.gathered(self.model(pixels))
+            terms = self.loss(logits, pixels, ranks.gathered(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
             self.optimizer.zero_grad()
-            self.fabric.backward(sum(terms.values()))
+            # Fabric takes the mean of the ranks' gradients; wanted is their sum
+            self.fabric.backward(sum(terms.values()) * ranks.count())
             self.optimizer.step()
             for term, value in terms.items():
                 self.sums[term] = self.sums.get(term, 0) + value.detach()
             self.step += 1
             self.seconds = before + perf_counter() - started
             bar.update()
-            if checkpoint is not None and checkpoint.due():
+            if checkpoint is not None and ranks.is_first() and checkpoint.due():
                 self._check_sums()
                 if all(weight.isfinite().all() for weight in self.weights):  # else it fails soon
                     checkpoint.save(*self._state())
@@ -230,7 +236,7 @@ def _batches(
     """One epoch of the first part without its first `done` batches, each joined by its memory.
 
     The memory of a batch is one batch of all other parts; it starts again as often as it must.
-    Orders are drawn from (seed, epoch) alone.
+    Orders are drawn from (seed, epoch) alone. Of several ranks, each has its share of each batch.
     """
     images, *memory = parts
     loaders = [_loader(images, len(images), config, done, seed, "order", images.epoch)]
@@ -249,11 +255,11 @@ def _loader(
     generator = torch.Generator().manual_seed(derive_seed(seed, *purpose))
     rounds = -(-count // len(images))
     order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
+    whole = torch.cat(order)[done * config.batch : count - count % config.batch]
     return DataLoader(
         images,
-        config.batch,
-        sampler=torch.cat(order)[done * config.batch : count].tolist(),
-        drop_last=True,
+        config.batch // ranks.count(),
+        sampler=ranks.own(whole).tolist(),
         num_workers=config.workers,
         generator=generator,
     )

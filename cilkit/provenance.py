@@ -15,6 +15,7 @@ from types import FunctionType
 
 import torch
 
+from cilkit import ranks
 from cilkit.config import TrainConfig
 from cilkit.evaluation import make_fabric, used_precision
 from cilkit.methods import Memory, Method
@@ -22,6 +23,7 @@ from cilkit.methods import Memory, Method
 # what a training computes depends on these modules, besides the file of its method; the values of
 # config.py are recorded with each run
 SHARED_CODE = (
+    "ranks",
     "classes",
     "datasets",
     "transforms",
@@ -79,6 +81,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
         "device": make_fabric(config).device.type,
         "precision": used_precision(config),
         "threads": torch.get_num_threads(),
+        "processes": ranks.count(),
     }
 
 

@@ -9,18 +9,19 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 
 import pandas as pd
-from filelock import FileLock
+from filelock import FileLock, Timeout
 
-from cilkit import runs
+from cilkit import ranks, runs
 from cilkit.checkpoint import FileCheckpoint
 from cilkit.classes import Split, Stage, unknown
 from cilkit.config import TrainConfig, get_config
 from cilkit.datasets import LabelledImages, open_data, resolve
-from cilkit.evaluation import evaluate
+from cilkit.evaluation import evaluate, make_fabric
 from cilkit.loop import Watch
 from cilkit.memory import check_size, choose, rate
 from cilkit.methods import METHODS, Method, get_method
@@ -40,6 +41,8 @@ class Study:
         study.memory("T1")       the images of T1 that LWM remembers
 
     Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
+    Of several ranks under torchrun, all call the same methods, and the first one alone decides
+    whether a run is there, prints, and writes; all of them read DATA and RUNS.
     """
 
     def __init__(
@@ -62,7 +65,9 @@ class Study:
         check_path("RUNS", runs)
         self.config: TrainConfig = get_config(preset, **changes)
         self.preset, self.seed, self.show = preset, seed, show
-        self.data = open_data(data)
+        if ranks.started() > 1:
+            make_fabric(self.config)  # connects them, before anything takes time
+        self.data = ranks.from_first(partial(open_data, data))
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
         if not _may_be_folder(self.folder):
             raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
@@ -104,7 +109,8 @@ class Study:
     def ratings(self, stage: str, method: str | Method = "LWM") -> pd.DataFrame:
         """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
         model = self.run(stage, method)
-        return rate(self._new_images(stage), model.network(), self.config)
+        images = self._new_images(stage)
+        return ranks.from_first(lambda: rate(images, model.network(), self.config))
 
     def memory(self, stage: str, method: str | Method = "LWM") -> LabelledImages:
         """The images that a method remembers of a stage, with the labels of that stage.
@@ -134,24 +140,19 @@ class Study:
         method: Method | None = None,
         models: Mapping[str, Run] = MappingProxyType({}),
     ) -> Run:
-        config = self._describe(stage, name, method, models)
+        config = ranks.from_first(lambda: self._describe(stage, name, method, models))
         folder = self.folder / runs.run_name(stage, name)
-        if (found := self._matching(folder, config)) is not None:
+        found, _ = ranks.from_first(lambda: _matching(folder, config))
+        if found is not None:
             return found
         with _alone(folder):
-            if (found := self._matching(folder, config)) is not None:
+            found, differences = ranks.from_first(lambda: _matching(folder, config))
+            if found is not None:
                 return found  # another process has trained it while we waited
-            if runs.is_finished(folder):
-                differences = ", ".join(runs.differences(runs.load(folder).config, config))
-                print(f"{folder.name} was trained with other {differences}: training again.")
+            if differences and ranks.is_first():
+                differ = ", ".join(differences)
+                print(f"{folder.name} was trained with other {differ}: training again.")
             return self._train(folder, config, stage, images, method, models)
-
-    def _matching(self, folder: Path, config: dict) -> Run | None:
-        """The run in a folder, if it is there and nothing that decides its outcome differs."""
-        if not runs.is_finished(folder):
-            return None
-        found = runs.load(folder)
-        return None if runs.differences(found.config, config) else found
 
     def _train(
         self,
@@ -187,9 +188,13 @@ class Study:
                 )
         test = self.data.test_set(stage.name, self.config.height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
+        result = (network, config, history, scores)
+        return ranks.from_first(lambda: self._save(folder, checkpoint, *result))
+
+    def _save(self, folder: Path, checkpoint: FileCheckpoint, *result: object) -> Run:
         if runs.is_finished(folder):  # not before there is a better one
             print(f"The old run lies in {runs.set_aside(folder)}.")
-        run = runs.save(folder, network, config, history, scores, self.split)
+        run = runs.save(folder, *result, self.split)
         checkpoint.remove()
         return run
 
@@ -222,21 +227,42 @@ def _may_be_folder(path: Path) -> bool:
     return next(p for p in (path, *path.parents) if p.exists()).is_dir()
 
 
+def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:
+    """The run in a folder, if nothing that decides its outcome differs, and what differs if not."""
+    if not runs.is_finished(folder):
+        return None, []
+    found = runs.load(folder)
+    differences = runs.differences(found.config, config)
+    return (None if differences else found), differences
+
+
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
-    """Nobody else trains this run meanwhile; an OSError if nothing can be written there."""
+    """Nobody else trains this run meanwhile; an OSError if nothing can be written there.
+
+    Of several ranks the first one holds the lock. While that waits for it, it lets the others
+    know every minute, as they have patience for a while only.
+    """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
-    try:
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        lock.acquire()
-    except OSError as error:
-        raise OSError(
-            f"nothing can be written to {folder.parent} ({error}); choose RUNS where you may write"
-        ) from error
+    while not ranks.from_first(lambda: _acquired(lock, folder.parent)):
+        pass
     try:
         yield
     finally:
         lock.release()
+
+
+def _acquired(lock: FileLock, folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=60)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder} ({error}); choose RUNS where you may write"
+        ) from error
+    return True
 
 
 @contextmanager
@@ -244,7 +270,7 @@ def _told_how_to_go_on(checkpoint: FileCheckpoint) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint.file.is_file():
+        if checkpoint.file.is_file() and ranks.is_first():
             print(
                 "Stopped. What was trained is kept: run the cell again, and it goes on from there."
             )
@@ -284,7 +310,8 @@ def main(*given: str) -> None:
         raise ValueError(unknown("method", method, known))
     study = Study(**{name.lower(): value for name, value in parameters.items()})
     run = study.new_teacher(stage) if method == NEW_TEACHER else study.run(stage, method)
-    print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
+    if ranks.is_first():
+        print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
 
 
 if __name__ == "__main__":

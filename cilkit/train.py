@@ -8,6 +8,7 @@ import pandas as pd
 import torch
 from torch import Tensor
 
+from cilkit import ranks
 from cilkit.classes import Stage, restrict
 from cilkit.config import TrainConfig
 from cilkit.datasets import LabelledImages, resolve
@@ -78,7 +79,7 @@ def fit_stage(
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), fabric.autocast():  # (B, O, H, W) and (B, N, H, W)
             teacher_y, new_teacher_y = (
-                model(pixels).float().softmax(dim=1) if model is not None else None
+                ranks.gathered(model(pixels).float().softmax(dim=1)) if model is not None else None
                 for model in teachers
             )
         return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new, new_teacher_y))

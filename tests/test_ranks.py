@@ -1,0 +1,303 @@
+"""Two processes that share a training, as torchrun starts them, beside one that has it alone.
+
+This file is also what torchrun runs: `work`, `run` and `die` are what such a process does.
+"""
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import SIZE, _make_network, _small, _write_cityscapes
+from filelock import Timeout
+from PIL import Image
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from cilkit import ranks, runs, study
+from cilkit.checkpoint import FileCheckpoint
+from cilkit.classes import ROOT
+from cilkit.config import PRESETS
+from cilkit.datasets import StreetScenes, open_data
+from cilkit.erfnet import ERFNet
+from cilkit.evaluation import evaluate, make_fabric
+from cilkit.methods import METHODS, Method, Step
+from cilkit.study import Study
+from cilkit.train import fit, fit_stage
+from cilkit.transforms import Augmentation
+
+CONFIG = replace(
+    PRESETS["smoke"],
+    epochs=2,
+    batch=2,
+    height=32,
+    augmentation=Augmentation(crop=(16, 32)),
+    precision="32-true",
+)
+
+
+def sharpest(step: Step) -> dict[str, torch.Tensor]:
+    """No sum over pixels, and nothing of the kit in it: shares of it do not add up."""
+    return {"top": step.logits.amax() - step.logits.std(), "one": step.logits.mean() ** 2}
+
+
+TRAININGS = {
+    "T1": None,
+    **{name: _small(name) for name in ("FT", "FE", "LWM", "CIL")},
+    "mine": Method("mine", 1, sharpest),
+}
+
+pytestmark = [
+    pytest.mark.xdist_group("ranks"),  # one worker makes the fixtures, once
+    pytest.mark.skipif(
+        torch.backends.mps.is_available() or not torch.distributed.is_available(),
+        reason="MPS is one device, which several processes cannot share",
+    ),
+]
+
+
+# what one process does alone, and two together
+
+
+class ImageByImage(ERFNet):
+    """A teacher that says the same of an image, to the last digit, in any batch."""
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        if self.training:
+            return super().forward(images)
+        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in images])
+
+
+def train(
+    name: str, scenes: StreetScenes, networks: dict[int, ERFNet]
+) -> tuple[ERFNet, pd.DataFrame]:
+    method = TRAININGS[name]
+    if method is None:
+        return fit(scenes.stage("T2").subset(range(4)), CONFIG)
+    given = {}
+    if method.memory is not None:
+        given["memory"] = [scenes.stage("T1").subset(range(2))]
+        given["new_teacher"] = networks[6]
+    images = scenes.stage("T2", method.labels).subset(range(4))
+    return fit_stage(method, images, scenes.split.stage("T2"), networks[5], CONFIG, **given)
+
+
+def work(root: Path, folder: Path) -> None:
+    """Trainings in both precisions, and scores; the first process writes them down."""
+    scenes, tensors = open_data(root), {}
+    networks = {classes: _make_network(classes, size=SIZE) for classes in (5, 6, 19)}
+    for network in networks.values():
+        network.__class__ = ImageByImage
+    make_fabric(CONFIG)
+    for name, precision in [("CIL", "32-true"), *((name, "64-true") for name in TRAININGS)]:
+        with patch("cilkit.evaluation.used_precision", lambda _, p=precision: p):
+            network, history = train(name, scenes, networks)
+        numbers = history.drop(columns="seconds").to_numpy().tolist()
+        weights = [weight.detach().flatten() for weight in network.state_dict().values()]
+        tensors[f"{name} {precision} history"] = torch.tensor(numbers, dtype=torch.float64)
+        tensors[f"{name} {precision} weights"] = torch.cat(weights)
+    everything, sets = scenes.single_stage("T3"), {"task12": slice(0, 11), "task123": slice(0, 19)}
+    for images in (everything, everything.subset(range(6))):
+        scores = evaluate(networks[19], images, sets, CONFIG)
+        tensors |= {f"{len(images)} {task}": counts for task, counts in scores.counts.items()}
+    if ranks.is_first():
+        save_file(tensors, folder / "tensors")
+
+
+def die(root: str, folder: Path) -> None:
+    """A run whose second process is killed in the second step; the first one is kept."""
+    gather, calls = ranks.gathered, []
+
+    def killed_at_last(share: torch.Tensor) -> torch.Tensor:
+        calls.append(share)  # logits and labels of each step
+        if len(calls) == 3 and not ranks.is_first():
+            os.kill(os.getpid(), signal.SIGKILL)
+        return gather(share)
+
+    keen = type("Keen", (FileCheckpoint,), {"due": lambda self: True})
+    with (
+        patch.object(ranks, "gathered", killed_at_last),
+        patch.object(study, "FileCheckpoint", keen),
+    ):
+        run(root, folder)
+
+
+def run(root: Path, folder: Path) -> None:
+    """LWM in T2 and all that comes before it, from the command line, in a few steps."""
+    tiny = replace(CONFIG, batch=6, epochs=1)
+    with patch.dict(METHODS, LWM=_small("LWM")), patch.dict(PRESETS, smoke=tiny):
+        study.main("T2", "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
+
+
+def torchrun(*command: object) -> subprocess.CompletedProcess:
+    """Two processes on this machine; a training that hangs is an error after four minutes."""
+    start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
+    paths = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(
+        [*start, *map(str, command)],
+        env=os.environ | {"PYTHONPATH": paths, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=240,
+    )
+
+
+@pytest.fixture(scope="module")
+def noisy(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Tiny scenes of unlike pixels: of equal ones, rounding decides which wins a pooling."""
+    root, rng = tmp_path_factory.mktemp("data") / "noisyscapes", np.random.default_rng(0)
+    for file in _write_cityscapes(root, images=3).rglob("leftImg8bit/**/*.png"):
+        pixels = np.asarray(Image.open(file))
+        noise = rng.integers(0, 60, pixels.shape, dtype=np.uint8)
+        Image.fromarray(pixels // 2 + noise).save(file)
+    return root
+
+
+@pytest.fixture(scope="module")
+def alone(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What one process finds in `work`."""
+    folder = tmp_path_factory.mktemp("alone")
+    work(noisy, folder)
+    return load_file(folder / "tensors")
+
+
+@pytest.fixture(scope="module")
+def together(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
+    """What two processes find in `work`."""
+    folder = tmp_path_factory.mktemp("together")
+    done = torchrun(__file__, "work", noisy, folder)
+    assert done.returncode == 0, done.stderr
+    return load_file(folder / "tensors")
+
+
+# the same training
+
+
+@pytest.mark.parametrize("name", TRAININGS)
+def test_in_float64_two_processes_train_as_one_to_the_last_digits(alone, together, name):
+    for what in ("history", "weights"):
+        found, wanted = together[f"{name} 64-true {what}"], alone[f"{name} 64-true {what}"]
+        torch.testing.assert_close(found, wanted, rtol=1e-6, atol=1e-6)
+
+
+def test_in_float32_rounding_is_all_that_differs(alone, together):
+    """Adam enlarges it: a bias before a batch norm has a gradient of nothing but rounding."""
+    found, wanted = together["CIL 32-true history"], alone["CIL 32-true history"]
+    torch.testing.assert_close(found, wanted, rtol=1e-3, atol=0)
+
+
+def test_two_processes_count_every_pixel_as_one_does(alone, together):
+    counted = [key for key in alone if "task" in key]
+    assert counted == ["51 task12", "51 task123", "6 task12", "6 task123"]
+    for key in counted:  # 51 images are seven batches, and of 6 one process has none
+        assert alone[key].sum() > 0 and together[key].equal(alone[key]), key
+
+
+def test_in_one_process_the_layers_are_those_of_torch():
+    x = torch.randn(4, 8, 5, 6, generator=torch.Generator().manual_seed(0))
+    for ours, theirs in (
+        (ranks.BatchNorm2d(8), nn.BatchNorm2d(8)),
+        (ranks.Dropout2d(0.5), nn.Dropout2d(0.5)),
+    ):
+        for training in (True, False):
+            found = []
+            for layer in (ours.train(training), theirs.train(training)):
+                torch.manual_seed(1)
+                found.append(layer(x))
+            assert found[0].equal(found[1])
+            assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+# one writer, and a way on after a death
+
+
+def files(folder: Path) -> list[str]:
+    """All files below a folder but locks."""
+    found = [file for file in folder.rglob("*") if file.is_file() and file.suffix != ".lock"]
+    return sorted(file.relative_to(folder).as_posix() for file in found)
+
+
+@pytest.fixture(scope="module")
+def broken(noisy: Path, tmp_path_factory: pytest.TempPathFactory):
+    """How a training ended one of whose processes was killed, and three copies of its folder."""
+    folders = tmp_path_factory.mktemp("broken")
+    done = torchrun(__file__, "die", noisy, folders / "0")
+    return done, *(shutil.copytree(folders / "0", folders / str(k)) for k in (1, 2, 3))
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_a_training_one_of_whose_processes_is_killed_ends_with_an_error(broken):
+    done, folder, *_ = broken
+    assert done.returncode != 0 and "SIGKILL" in done.stderr
+    assert files(folder) == ["noisyscapes/smoke/seed0/.T1.checkpoint"]
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_after_that_two_processes_go_on_and_one_of_them_writes(broken, noisy, tmp_path):
+    _, _, folder, _ = broken
+    done = torchrun(__file__, "run", noisy, folder)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("T1 goes on from epoch 1, step 1.") == 1
+    assert done.stdout.count("task12") == 1 and done.stderr.count("LWM T2:   0%") == 1
+    run(noisy, tmp_path)
+    assert files(folder) == files(tmp_path)
+    for found in runs.find(folder):
+        wanted = runs.load(tmp_path / found.folder.relative_to(folder))
+        teachers = {"teacher", "new_teacher"}  # their last digits differ
+        assert set(runs.differences(found.config, wanted.config)) <= teachers
+        assert [r.config["environment"]["processes"] for r in (found, wanted)] == [2, 1]
+        numbers = [r.history.drop(columns="seconds").filter(regex="ce|kd") for r in (found, wanted)]
+        pd.testing.assert_frame_equal(*numbers, rtol=1e-2)
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
+def test_what_two_processes_began_one_may_end(broken, noisy, capsys):
+    run(noisy, broken[3])
+    assert "T1 goes on from epoch 1, step 1." in capsys.readouterr().out
+
+
+# what cannot be
+
+
+def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(monkeypatch, tmp_path):
+    monkeypatch.setattr(ranks, "started", lambda: 4)
+    text = "4 processes cannot share a batch of 6 images evenly; start a number .*: 1, 2, 3, 6$"
+    with pytest.raises(ValueError, match=text):
+        Study(tmp_path / "no data", tmp_path, "paper")
+    assert ranks.count() == 1
+
+
+def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
+    tries = []
+
+    class Busy:
+        def __init__(self, file):
+            self.file = file
+
+        def acquire(self, timeout):
+            assert timeout < ranks.PATIENCE.total_seconds()
+            tries.append(timeout)
+            if len(tries) < 3:
+                raise Timeout(self.file)
+
+        def release(self):
+            tries.append("released")
+
+    told = []
+    monkeypatch.setattr(study, "FileLock", Busy)
+    monkeypatch.setattr(ranks, "from_first", lambda function: told.append(function()) or told[-1])
+    with study._alone(tmp_path / "runs" / "T1"):
+        assert told == [False, False, True]
+    assert tries[-1] == "released"
+
+
+if __name__ == "__main__":
+    {"work": work, "die": die, "run": run}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
