@@ -2,7 +2,7 @@
 
 import ast
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from graphlib import TopologicalSorter
 from itertools import groupby
 from pathlib import Path
@@ -89,26 +89,14 @@ def _escape(line: str) -> str:
 
 
 def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
-    """Link what is named in code or in a column of notebooks, name pictures by their section.
-
-    Long formulas in the text get a class by that name.
-    """
-    notebooks = {
-        document.removeprefix("notebooks/")
-        for document in app.env.found_docs
-        if document.startswith("notebooks/")
-    }
+    """Link what is named in code or in a column of notebooks; see to formulas and pictures."""
+    documents = [name for name in app.env.found_docs if name.startswith("notebooks/")]
+    notebooks = [name.removeprefix("notebooks/") for name in documents]
     for table in doctree.findall(nodes.table):
         _link_numbers(table, {name[:2]: name for name in notebooks})
     for code in list(doctree.findall(nodes.literal)):
-        named = code.astext()
-        if isinstance(code.parent, nodes.reference | pending_xref):
-            continue
-        if named in notebooks:
-            code.replace_self(_link(code, named))
-        elif re.fullmatch(r"cilkit(\.\w+)+", named):
-            target = {"refdomain": "py", "reftype": "obj", "reftarget": named}
-            code.replace_self(pending_xref("", code.deepcopy(), refwarn=True, **target))
+        if not isinstance(code.parent, nodes.reference | pending_xref):
+            _link_code(code, notebooks)
     for formula in doctree.findall(nodes.math):
         if len(re.sub(r"\\[a-z]+|[{}_^ ]", "", formula.astext())) >= LONG:
             formula["classes"].append("long")
@@ -121,6 +109,16 @@ def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
             image["alt"] = f"Picture in “{section.next_node(nodes.title).astext()}”"
 
 
+def _link_code(code: nodes.literal, notebooks: Sequence[str]) -> None:
+    """Make the name of a notebook, or one that begins with `cilkit.`, a link."""
+    named = code.astext()
+    if named in notebooks:
+        code.replace_self(_link(code, named))
+    elif re.fullmatch(r"cilkit(\.\w+)+", named):
+        target = {"refdomain": "py", "reftype": "obj", "reftarget": named}
+        code.replace_self(pending_xref("", code.deepcopy(), refwarn=True, **target))
+
+
 def _link_numbers(table: nodes.table, notebooks: dict[str, str]) -> None:
     """Make "03, 05" in a column called notebook two links."""
     titles = [entry.astext() for entry in table.next_node(nodes.thead).findall(nodes.entry)]
@@ -130,9 +128,9 @@ def _link_numbers(table: nodes.table, notebooks: dict[str, str]) -> None:
     for row in table.next_node(nodes.tbody).findall(nodes.row):
         for text in list(row.children[column].findall(nodes.Text)):
             parts = re.split(r"\b(\d\d)\b", text.astext())
-            linked = [_link(nodes.Text(p), notebooks.get(p, p)) for p in parts[1::2]]
-            parts[1::2] = linked
-            text.parent.replace(text, [nodes.Text(p) if isinstance(p, str) else p for p in parts])
+            parts[::2] = map(nodes.Text, parts[::2])
+            parts[1::2] = [_link(nodes.Text(p), notebooks.get(p, p)) for p in parts[1::2]]
+            text.parent.replace(text, parts)
 
 
 def _link(shown: nodes.Node, notebook: str) -> pending_xref:
