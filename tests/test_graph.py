@@ -229,8 +229,10 @@ def make(project):
     (project / ".venv" / "ready").touch()
 
     def make(*given: str) -> subprocess.CompletedProcess:
-        command = ["make", *given]
-        return subprocess.run(command, cwd=project, capture_output=True, text=True)
+        # not as a part of the make that may have started the tests, which says where it is
+        outside = {name: value for name, value in os.environ.items() if "MAKE" not in name}
+        here = {"cwd": project, "env": outside}
+        return subprocess.run(["make", *given], capture_output=True, text=True, **here)
 
     return make
 
