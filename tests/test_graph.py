@@ -13,6 +13,7 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 
+import forked
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
@@ -64,26 +65,28 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def snakemake(project: Path, *given: str, config: tuple[str, ...] = (), **how) -> subprocess.Popen:
-    """Snakemake in a project, in a process group of its own."""
-    command = [sys.executable, "-m", "snakemake", "--nolock", *given, "--config", *config]
+def words(given: tuple[str, ...], config: tuple[str, ...]) -> list[str]:
+    return ["--nolock", *given, "--config", *config]
+
+
+def begun(project: Path, *given: str, config: tuple[str, ...] = ()) -> subprocess.Popen:
+    """Snakemake in a project, as a command, in a process group of its own."""
     return subprocess.Popen(
-        command,
+        [sys.executable, "-m", "snakemake", *words(given, config)],
         cwd=project,
         env=os.environ | {"PYTHONPATH": str(project)},
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
         text=True,
         start_new_session=True,
-        **how,
     )
 
 
 def done(project: Path, *given: str, config: tuple[str, ...] = ()) -> tuple[int, str]:
     """The exit status of Snakemake, and all that it said."""
-    process = snakemake(project, *given, config=config)
-    said, _ = process.communicate()
-    return process.returncode, said
+    said = project / "said.txt"
+    status = forked.snakemake(project, words(given, config), said)
+    return status, said.read_text(encoding="utf-8")
 
 
 def planned(project: Path, *config: str, given: tuple[str, ...] = ()) -> dict[str, str]:
@@ -298,12 +301,35 @@ def needs_plugin(name: str):
     return pytest.mark.skipif(missing, reason=f"snakemake-executor-plugin-{name} is not installed")
 
 
+LOCAL = ("--profile", "data/profiles/local", "--cores", "1")
+
+
 def smoke(data: Path) -> tuple[str, str]:
     return f"DATA={data}", "PRESET=smoke"
 
 
 def stamp(project: Path, job: str) -> str:
     return str(project / "data" / "runs" / "toys" / "smoke" / "seed0" / "done" / job)
+
+
+def opened(project: Path) -> Path:
+    """The project, with its data looked at: that job would import torch for nothing."""
+    looked_at = project / "data" / "runs" / "toys" / "done" / "data"
+    looked_at.parent.mkdir(parents=True)
+    looked_at.touch()
+    return project
+
+
+KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
+
+
+def with_notebooks(project: Path, **sources: str) -> None:
+    """Replace notebooks by ones of a single line: with_notebooks(project, _03_losses="1 / 0")."""
+    for name, source in sources.items():
+        file = project / "notebooks" / f"{name[1:]}.ipynb"
+        cells = [new_code_cell("DATA = RUNS = PRESET = SEED = 0"), new_code_cell(source)]
+        cells[0].metadata["tags"] = ["parameters"]
+        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), file)
 
 
 @needs_plugin("slurm")
@@ -325,43 +351,34 @@ def test_on_slurm_each_training_asks_for_a_gpu_and_each_job_for_memory_and_time(
 @needs_plugin("cluster-generic")
 @pytest.mark.skipif(os.name == "nt", reason="the submitter of the tests starts its jobs with sh")
 def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
+    with_notebooks(opened(project), _02_erfnet="print('shown')")  # it waits for T1
     script = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tests' / 'submitter.py'))}"
     jobs = tmp_path / "jobs of the cluster"
     submitter = f"{script} {shlex.quote(str(jobs))}"
     status, said = done(
         project,
         *("--profile", "data/profiles/cluster-generic", "--latency-wait", "5"),
+        *("--seconds-between-status-checks", "1"),
         *("--set-threads", "train=1"),  # on a busy machine, a second one costs more than it gains
         *("--cluster-generic-submit-cmd", f"{submitter} submit"),
         *("--cluster-generic-status-cmd", f"{submitter} status"),
-        stamp(project, "FE_T2"),
+        stamp(project, "02_erfnet"),
         config=smoke(toys),
     )
     assert status == 0, said
-    assert Path(stamp(project, "FE_T2")).is_file()
+    assert Path(stamp(project, "02_erfnet")).is_file()
     assert {file.name: file.read_text() for file in jobs.glob("*.status")} == {
         "1.status": "0\n",
         "2.status": "0\n",
     }
-    assert "FE T2" in (jobs / "2.out").read_text() and "FE T2" not in said
-
-
-KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name": "Python 3"}}
-
-
-def with_notebooks(project: Path, **sources: str) -> None:
-    for name, source in sources.items():
-        file = project / "notebooks" / f"{name[1:]}.ipynb"
-        cells = [new_code_cell("DATA = RUNS = PRESET = SEED = 0"), new_code_cell(source)]
-        cells[0].metadata["tags"] = ["parameters"]
-        nbformat.write(new_notebook(cells=cells, metadata=KERNEL), file)
+    trained = "T1:"  # how the bar of a training begins
+    assert trained in (jobs / "1.out").read_text() and trained not in said
 
 
 def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys):
-    with_notebooks(project, _00_start_here="print('here')", _03_losses="1 / 0")
-    local = ("--profile", "data/profiles/local", "--cores", "1")
+    with_notebooks(opened(project), _00_start_here="print('here')", _03_losses="1 / 0")
     jobs = [stamp(project, job) for job in ("03_losses", "00_start_here")]
-    status, said = done(project, *local, *jobs, "--prioritize", jobs[0], config=smoke(toys))
+    status, said = done(project, *LOCAL, *jobs, "--prioritize", jobs[0], config=smoke(toys))
     assert status != 0
     assert not Path(jobs[0]).exists() and Path(jobs[1]).exists()
     executed = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "notebooks"
@@ -371,40 +388,46 @@ def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys)
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
     assert error.ename == "ZeroDivisionError"
     with_notebooks(project, _03_losses="print('mended')")
-    status, said = done(project, *local, *jobs, config=smoke(toys))
+    status, said = done(project, *LOCAL, *jobs, config=smoke(toys))
     assert status == 0 and Path(jobs[0]).exists() and "00_start_here" not in said
 
 
-@pytest.mark.skipif(os.name == "nt", reason="Windows has no process groups to kill")
-def test_a_batch_that_is_killed_goes_on_without_repeating_what_was_finished(project, toys):
-    local = ("--profile", "data/profiles/local", "--cores", "1")
-    jobs = [stamp(project, job) for job in ("T1", "FE_T2")]
-    process = snakemake(project, *local, *jobs, config=smoke(toys))
-    until = time.time() + 120
-    second = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "logs" / "FE_T2.txt"
-    while not (second.is_file() and second.stat().st_size) and time.time() < until:
+@pytest.fixture(scope="module")
+def killed(toys, tmp_path_factory) -> Path:
+    """A project whose batch was killed when T1 was done and the job after it at work."""
+    if os.name == "nt":
+        pytest.skip("Windows has no process groups to kill")
+    project = opened(copied(tmp_path_factory.mktemp("killed")))
+    slow = "import pathlib, time\nif not pathlib.Path('began').exists():\n"
+    slow += "    pathlib.Path('began').touch()\n    time.sleep(600)\nprint('at the second try')"
+    with_notebooks(project, _02_erfnet=slow)
+    process = begun(project, *LOCAL, stamp(project, "02_erfnet"), config=smoke(toys))
+    until = time.time() + 240
+    while not (project / "notebooks" / "began").exists() and time.time() < until:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)
     os.killpg(process.pid, signal.SIGKILL)
     process.communicate()
-    assert not Path(jobs[1]).exists()
-    made = (project / "data" / "runs" / "toys" / "smoke" / "seed0" / "T1" / "config.json").stat()
-    status, said = done(project, *local, *jobs, config=smoke(toys))
-    assert status == 0 and Path(jobs[1]).exists()
-    assert "FE T2" in said and "T1:" not in said
-    again = (project / "data" / "runs" / "toys" / "smoke" / "seed0" / "T1" / "config.json").stat()
-    assert again.st_mtime_ns == made.st_mtime_ns
+    return project
 
 
-def test_runs_of_another_version_are_set_aside_and_made_anew(project, toys):
-    local = ("--profile", "data/profiles/local", "--cores", "1")
-    status, said = done(project, *local, stamp(project, "T1"), config=smoke(toys))
-    assert status == 0, said
+def test_a_batch_that_is_killed_goes_on_without_repeating_what_was_finished(killed, toys):
+    assert Path(stamp(killed, "T1")).exists() and not Path(stamp(killed, "02_erfnet")).exists()
+    config = killed / "data" / "runs" / "toys" / "smoke" / "seed0" / "T1" / "config.json"
+    made = config.stat()
+    status, said = done(killed, *LOCAL, stamp(killed, "02_erfnet"), config=smoke(toys))
+    assert status == 0 and Path(stamp(killed, "02_erfnet")).exists()
+    assert "T1" not in said and "02_erfnet" in said
+    assert config.stat().st_mtime_ns == made.st_mtime_ns
+
+
+def test_runs_of_another_version_are_set_aside_and_made_anew(killed, toys, tmp_path):
+    project = shutil.copytree(killed, tmp_path / "another")
     with (project / "cilkit" / "losses.py").open("a") as losses:
         losses.write("ANOTHER = 1\n")
     for done_before in (project / "data" / "runs" / "toys").rglob("done/*"):
         os.utime(done_before, (0, time.time() - 60))  # Snakemake compares whole seconds
-    status, said = done(project, *local, stamp(project, "T1"), config=smoke(toys))
+    status, said = done(project, *LOCAL, stamp(project, "T1"), config=smoke(toys))
     assert status == 0 and "T1 was trained with other code: training again." in said
     seed = project / "data" / "runs" / "toys" / "smoke" / "seed0"
     assert (seed / "superseded" / "T1-1").is_dir() and (seed / "T1").is_dir()
