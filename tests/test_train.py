@@ -1,3 +1,5 @@
+import os
+import platform
 import random
 import re
 from dataclasses import replace
@@ -752,6 +754,20 @@ def test_auto_is_bf16_where_the_processor_multiplies_it(tiny, monkeypatch, capab
         pytest.skip("this machine has an accelerator, which decides instead of the processor")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert used_precision(replace(tiny, precision="auto")) == precision
+
+
+def test_freed_memory_serves_the_next_tensor_without_new_pages(tiny):
+    if platform.libc_ver()[0] != "glibc" or any("MALLOC" in name for name in os.environ):
+        pytest.skip("memory is not handed out by glibc in its own way here")
+    import resource  # only Unix has it
+
+    make_fabric(tiny)
+    new_pages = []
+    for _ in range(3):
+        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+        torch.ones(20_000_000)  # 80 MB, freed at once
+        new_pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
+    assert min(new_pages[1:]) < 100  # of 19531 pages of 4 KiB
 
 
 # evaluation
