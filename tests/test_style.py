@@ -129,3 +129,11 @@ def test_a_line_that_unpickles_is_found(source):
 @pytest.mark.parametrize("file", sorted((ROOT / "cilkit").rglob("*.py")), ids=lambda f: f.stem)
 def test_no_file_is_ever_unpickled(file):
     assert unpickles(file.read_text(encoding="utf-8")) == []
+
+
+@pytest.mark.xdist_group("style")
+def test_a_group_of_tests_stays_in_one_process(request, worker_id):
+    """Otherwise what its tests share is made in each of them, and nobody is told."""
+    if worker_id == "master":
+        pytest.skip("these tests run in one process")
+    assert request.node.nodeid.endswith("@style")  # how pytest-xdist sorts them
