@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
@@ -41,6 +42,11 @@ CITYSCAPES = os.environ.get("CITYSCAPES")
 CAMVID = ROOT.parent / "shared" / "camvid"
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 SIZE = (32, 64)  # height and width of the tiny images
+
+
+def pytest_xdist_auto_num_workers() -> int:
+    """One process more than cores: many tests wait for a kernel, a browser or a job."""
+    return (psutil.cpu_count(logical=False) or 1) + 1
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -2,7 +2,6 @@
 
 import json
 import math
-import multiprocessing
 import random
 import sys
 import threading
@@ -13,6 +12,7 @@ from pathlib import Path
 import pandas as pd
 import pytest
 import torch
+from forked import PROCESSES
 from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
@@ -216,11 +216,9 @@ def result(folder: Path):
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork a server of processes")
 def test_a_process_killed_at_twenty_moments_ends_with_the_same_bits(scenes, tiny, tmp_path):
     config, draw = replace(tiny, epochs=3, batch=2), random.Random(0)
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["cilkit.train"])
 
     def start(folder):
-        process = context.Process(target=live, args=(str(scenes.root), str(folder), config))
+        process = PROCESSES.Process(target=live, args=(str(scenes.root), str(folder), config))
         process.start()
         return process
 

@@ -1,11 +1,13 @@
-"""Two processes that share a training, as torchrun starts them, beside one that has it alone.
+"""Two processes that share a training beside one that has it alone.
 
-This file is also what torchrun runs: `work`, `run` and `die` are what such a process does.
+This file is also what torchrun runs: `run` and `die` are what such a process does. The two that
+`work` are started as torchrun would, but from a server, which saves their imports.
 """
 
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from dataclasses import replace
@@ -18,6 +20,7 @@ import pytest
 import torch
 from conftest import SIZE, _make_network, _small, _write_cityscapes
 from filelock import Timeout
+from forked import PROCESSES
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
@@ -137,6 +140,16 @@ def run(root: Path, folder: Path) -> None:
         study.main("T2", "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
 
 
+def as_torchrun_would(rank: int, port: int, root: Path, folder: Path) -> None:
+    """One of two processes that share `work`."""
+    ranks_and_counts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
+    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0}
+    given = ranks_and_counts | where | {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
+    os.environ.update({name: str(value) for name, value in given.items()})
+    torch.set_num_threads(1)
+    work(root, folder)
+
+
 def torchrun(*command: object) -> subprocess.CompletedProcess:
     """Two processes on this machine; a training that hangs is an error after four minutes."""
     start = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2"]
@@ -173,8 +186,17 @@ def alone(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, to
 def together(noisy: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[str, torch.Tensor]:
     """What two processes find in `work`."""
     folder = tmp_path_factory.mktemp("together")
-    done = torchrun(__file__, "work", noisy, folder)
-    assert done.returncode == 0, done.stderr
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    arguments = [(rank, port, noisy, folder) for rank in range(2)]
+    pair = [PROCESSES.Process(target=as_torchrun_would, args=given) for given in arguments]
+    for process in pair:
+        process.start()
+    for process in pair:
+        process.join(240)
+        process.kill()
+    assert [process.exitcode for process in pair] == [0, 0]
     return load_file(folder / "tensors")
 
 
@@ -300,4 +322,4 @@ def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
 
 
 if __name__ == "__main__":
-    {"work": work, "die": die, "run": run}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
+    {"die": die, "run": run}[sys.argv[1]](sys.argv[2], Path(sys.argv[3]))
