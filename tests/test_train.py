@@ -7,6 +7,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import torch
+from forked import PROCESSES
 from lightning_fabric import Fabric
 from torch.utils.data import default_collate
 
@@ -759,15 +760,24 @@ def test_auto_is_bf16_where_the_processor_multiplies_it(tiny, monkeypatch, capab
 def test_freed_memory_serves_the_next_tensor_without_new_pages(tiny):
     if platform.libc_ver()[0] != "glibc" or any("MALLOC" in name for name in os.environ):
         pytest.skip("memory is not handed out by glibc in its own way here")
+    # a process of its own: where an allocation has failed once, glibc serves threads elsewhere
+    process = PROCESSES.Process(target=use_memory_again, args=(tiny,))
+    process.start()
+    process.join()
+    assert process.exitcode == 0
+
+
+def use_memory_again(config: TrainConfig) -> None:
     import resource  # only Unix has it
 
-    make_fabric(tiny)
+    make_fabric(config)
     new_pages = []
-    for _ in range(3):
+    for _ in range(8):
         before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
         torch.ones(20_000_000)  # 80 MB, freed at once
         new_pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    assert min(new_pages[1:]) < 100  # of 19531 pages of 4 KiB
+    # of 19531 pages of 4 KiB; where a chunk may begin differs at first
+    assert max(new_pages[4:]) < 100, new_pages
 
 
 # evaluation
