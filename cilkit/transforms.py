@@ -138,7 +138,7 @@ def sample(
     low = (middle - reach).floor().sub(1).clamp(min=0).minimum(side - 1)
     high = (middle + reach).ceil().add(1).minimum(side).maximum(low + 1)
     (left, top), (right, bottom) = low.int().tolist(), high.int().tolist()
-    image = image[:, top:bottom, left:right].float() / 255  # no more of it than is needed
+    image = image[:, top:bottom, left:right].float().div_(255)  # no more of it than is needed
     labels = labels[None, top:bottom, left:right].float()
     half = (high - low)[:, None] / 2
     place = torch.cat([place[:, :2], (middle - (low + high) / 2)[:, None]], dim=1) / half
@@ -147,10 +147,13 @@ def sample(
     # an image made smaller would flicker: each pixel is the mean of points closer than its own
     image = _at(points if finer == 1 else _points(size, place, finer), image, "bilinear")
     image = avg_pool2d(image, finer) if finer > 1 else image
-    x, y = points.unbind(dim=-1)
-    nothing = (x.abs() > 1) | (y.abs() > 1)  # (h, w)
-    image = image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
-    return image.masked_fill_(nothing, 0), labels.masked_fill_(nothing, VOID)
+    image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
+    if points[:: size[0] - 1, :: size[1] - 1].abs().max() > 1:  # a corner is outside
+        x, y = points.unbind(dim=-1)
+        nothing = (x.abs() > 1) | (y.abs() > 1)  # (h, w)
+        image.masked_fill_(nothing, 0)
+        labels.masked_fill_(nothing, VOID)
+    return image, labels
 
 
 def _points(size: tuple[int, int], place: Tensor, finer: int = 1) -> Tensor:
