@@ -6,23 +6,25 @@ Where the system cannot fork, they are started anew, and the tests take longer.
 import multiprocessing
 import os
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 SERVED = "forkserver" in multiprocessing.get_all_start_methods()
 PROCESSES = multiprocessing.get_context("forkserver" if SERVED else "spawn")
 if SERVED:
-    PROCESSES.set_forkserver_preload(["cilkit.study", "cilkit.tables", "snakemake.cli"])
+    PROCESSES.set_forkserver_preload(["cilkit.study", "snakemake.cli"])
 
 
-def snakemake(project: Path, words: list[str], said: Path) -> int:
-    """Call Snakemake in a copy of the project; the exit status. What it says goes to a file."""
-    process = PROCESSES.Process(target=_snakemake, args=(project, words, said))
+def call(function: Callable, *arguments: object) -> int:
+    """Call a function of a module in such a process; its exit status, 1 after an error."""
+    process = PROCESSES.Process(target=function, args=arguments)
     process.start()
     process.join()
     return process.exitcode
 
 
-def _snakemake(project: Path, words: list[str], said: Path) -> None:
+def snakemake(project: Path, arguments: list[str], said: Path) -> None:
+    """Snakemake in a copy of the project, for `call`. What it says goes to a file."""
     with said.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
@@ -33,4 +35,4 @@ def _snakemake(project: Path, words: list[str], said: Path) -> None:
         del sys.modules[room]  # that of the copy counts
     from snakemake.cli import main
 
-    main(words)
+    main(arguments)

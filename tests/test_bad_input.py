@@ -692,6 +692,7 @@ CELLS = [
     [
         ({"SEED": 3}, None),
         ({"SEEED": 3}, r"unknown parameter 'SEEED' \(did you mean 'SEED'\?\); choose one of: DATA"),
+        ({"SEED": "3"}, "SEED is '3'; wanted a whole number from 0, without quotes"),
     ],
 )
 def test_papermill_is_refused_a_parameter_that_the_notebook_does_not_have(place, given, message):
@@ -729,5 +730,6 @@ def test_a_cell_of_ones_own_is_no_parameter_of_papermill(monkeypatch):
     with pytest.raises(ValueError, match="unknown parameter 'SEEED'"):
         check_injected()
     shell.user_ns["In"] = ["", CELLS[0], "# Parameters\nSEED = 3\nEPOCHS = 5"]
-    with pytest.raises(ValueError, match="unknown parameter 'EPOCHS'; choose one of: DATA, PRE"):
+    message = "unknown parameter 'EPOCHS'; choose one of: DATA, PRESET"
+    with pytest.raises(ValueError, match=message):
         check_injected()

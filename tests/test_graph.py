@@ -65,14 +65,14 @@ def copied(folder: Path) -> Path:
     return folder
 
 
-def words(given: tuple[str, ...], config: tuple[str, ...]) -> list[str]:
+def arguments(given: tuple[str, ...], config: tuple[str, ...]) -> list[str]:
     return ["--nolock", *given, "--config", *config]
 
 
 def begun(project: Path, *given: str, config: tuple[str, ...] = ()) -> subprocess.Popen:
     """Snakemake in a project, as a command, in a process group of its own."""
     return subprocess.Popen(
-        [sys.executable, "-m", "snakemake", *words(given, config)],
+        [sys.executable, "-m", "snakemake", *arguments(given, config)],
         cwd=project,
         env=os.environ | {"PYTHONPATH": str(project)},
         stdout=subprocess.PIPE,
@@ -85,7 +85,7 @@ def begun(project: Path, *given: str, config: tuple[str, ...] = ()) -> subproces
 def done(project: Path, *given: str, config: tuple[str, ...] = ()) -> tuple[int, str]:
     """The exit status of Snakemake, and all that it said."""
     said = project / "said.txt"
-    status = forked.snakemake(project, words(given, config), said)
+    status = forked.call(forked.snakemake, project, arguments(given, config), said)
     return status, said.read_text(encoding="utf-8")
 
 
@@ -324,7 +324,7 @@ KERNEL = {"kernelspec": {"name": "python3", "language": "python", "display_name"
 
 
 def with_notebooks(project: Path, **sources: str) -> None:
-    """Replace notebooks by ones of a single line: with_notebooks(project, _03_losses="1 / 0")."""
+    """Replace notebooks by ones of a single cell: with_notebooks(project, _03_losses="1 / 0")."""
     for name, source in sources.items():
         file = project / "notebooks" / f"{name[1:]}.ipynb"
         cells = [new_code_cell("DATA = RUNS = PRESET = SEED = 0"), new_code_cell(source)]
@@ -402,7 +402,7 @@ def killed(toys, tmp_path_factory) -> Path:
     slow += "    pathlib.Path('began').touch()\n    time.sleep(600)\nprint('at the second try')"
     with_notebooks(project, _02_erfnet=slow)
     process = begun(project, *LOCAL, stamp(project, "02_erfnet"), config=smoke(toys))
-    until = time.time() + 240
+    until = time.time() + 120
     while not (project / "notebooks" / "began").exists() and time.time() < until:
         assert process.poll() is None, process.stdout.read()
         time.sleep(0.02)

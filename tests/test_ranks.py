@@ -142,11 +142,10 @@ def run(root: Path, folder: Path) -> None:
 
 def as_torchrun_would(rank: int, port: int, root: Path, folder: Path) -> None:
     """One of two processes that share `work`."""
-    ranks_and_counts = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2}
-    where = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": port, "GROUP_RANK": 0}
-    given = ranks_and_counts | where | {"TORCHELASTIC_RUN_ID": "test", "OMP_NUM_THREADS": 1}
+    own = {"RANK": rank, "LOCAL_RANK": rank, "GROUP_RANK": 0, "TORCHELASTIC_RUN_ID": "test"}
+    all_of_them = {"WORLD_SIZE": 2, "LOCAL_WORLD_SIZE": 2, "MASTER_ADDR": "127.0.0.1"}
+    given = own | all_of_them | {"MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in given.items()})
-    torch.set_num_threads(1)
     work(root, folder)
 
 

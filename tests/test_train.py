@@ -4,10 +4,10 @@ import random
 import re
 from dataclasses import replace
 
+import forked
 import numpy as np
 import pytest
 import torch
-from forked import PROCESSES
 from lightning_fabric import Fabric
 from torch.utils.data import default_collate
 
@@ -761,10 +761,7 @@ def test_freed_memory_serves_the_next_tensor_without_new_pages(tiny):
     if platform.libc_ver()[0] != "glibc" or any("MALLOC" in name for name in os.environ):
         pytest.skip("memory is not handed out by glibc in its own way here")
     # a process of its own: where an allocation has failed once, glibc serves threads elsewhere
-    process = PROCESSES.Process(target=use_memory_again, args=(tiny,))
-    process.start()
-    process.join()
-    assert process.exitcode == 0
+    assert forked.call(use_memory_again, tiny) == 0
 
 
 def use_memory_again(config: TrainConfig) -> None:
