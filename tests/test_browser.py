@@ -40,8 +40,12 @@ NO_NEWS = {
     }
 }
 OUTPUT = ".jp-OutputArea-output"
+# decode() fails, too, when another picture takes the place of the one it has begun with
 BITMAP = """async picture => {
-    await picture.decode();
+    for (let address; address !== picture.src;) {
+        address = picture.src;
+        await picture.decode().catch(error => { if (picture.src === address) throw error; });
+    }
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [picture.naturalWidth, picture.naturalHeight];
     canvas.getContext("2d").drawImage(picture, 0, 0);
