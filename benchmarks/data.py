@@ -53,7 +53,7 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
     return Row(f"share of an epoch not in steps, {name}", 100 * share, "%", 5)
 
 
-def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 2) -> list[Row]:
+def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 9) -> list[Row]:
     """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
     config = PRESETS["paper"]
 

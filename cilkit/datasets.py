@@ -90,7 +90,7 @@ class LabelledImages(Dataset):
     def load(self, index: int) -> tuple[Tensor, Tensor]:
         """Image (3, h, w) and labels (h, w), both uint8; the image is kept, so do not change it."""
         image, ids = self._decoded(index)
-        return torch.from_numpy(image), torch.from_numpy(self._visible_label[ids])
+        return torch.from_numpy(image), torch.from_numpy(self._visible_label.take(ids))
 
     def _decoded(self, index: int) -> Decoded:
         """From memory, or the cache on disk, or the files."""

@@ -159,8 +159,9 @@ def sample(
 def _points(size: tuple[int, int], place: Tensor, finer: int = 1) -> Tensor:
     """Where the pixels of an area come from: (h, w, 2) as x, y; `finer` times as many a side."""
     y, x = ((torch.arange(side * finer) + 0.5) / finer - side / 2 for side in size)
-    across, down, origin = place.T  # (2,) each
-    return (x[:, None] * across)[None] + (y[:, None] * down + origin)[:, None]
+    across, down, origin = place[..., None].unbind(dim=1)  # (2, 1) each
+    points = (across * x)[:, None] + (down * y + origin)[..., None]  # (2, h, w)
+    return points.permute(1, 2, 0)  # two planes in memory, which grid_sample reads faster
 
 
 def _at(points: Tensor, picture: Tensor, mode: str) -> Tensor:
