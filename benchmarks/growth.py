@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from benchmarks.scenes import SPLIT, STAGE, make_network, write_samples
-from benchmarks.steps import QUICK, time_step
+from benchmarks.steps import CIL, QUICK, time_step
 from benchmarks.timing import Row, seconds
 from cilkit.classes import ROOT
 from cilkit.config import PRESETS
@@ -38,7 +38,8 @@ def step_points(base: tuple[int, int, int], repeats: int) -> pd.DataFrame:
     for against, x, shape, classes in cases:
         old = slice(0, classes // 2)
         stage = replace(STAGE, old=old, new=slice(old.stop, classes))
-        rows.append(("CIL step", against, x, 1000 * time_step(stage, shape, repeats)["kit"]))
+        ms = 1000 * time_step(CIL, stage, shape, repeats)["kit"]
+        rows.append(("CIL step", against, x, ms))
     return pd.DataFrame(rows, columns=["of", "against", "x", "ms"])
 
 

@@ -35,8 +35,8 @@ def write_samples(folder: Path, count: int, size: tuple[int, int]) -> list[Sampl
 class Noise(LabelledImages):
     """Images without files, for timing a step of training alone: one picture of noise."""
 
-    def __init__(self, size: tuple[int, int], stage: Stage, count: int):
-        super().__init__([Sample(Path(), Path(), stage.cities[0])] * count, SPLIT, stage.new)
+    def __init__(self, size: tuple[int, int], stage: Stage, count: int, visible: slice):
+        super().__init__([Sample(Path(), Path(), stage.cities[0])] * count, SPLIT, visible)
         self.size = size
 
     def prepare(self) -> None:

@@ -1,6 +1,6 @@
 """A step of training: against the network's own speed and a textbook's, and what it grows with."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from statistics import median
 from unittest.mock import patch
@@ -10,12 +10,12 @@ from torch import Tensor
 
 from benchmarks import textbook
 from benchmarks.scenes import SPLIT, STAGE, Noise, random_batch
-from benchmarks.timing import Row, device, interleaved, now, peak_memory, seconds
+from benchmarks.timing import Row, device, now, peak_memory, seconds
 from cilkit.classes import Stage
-from cilkit.config import PRESETS, TrainConfig
+from cilkit.config import PRESETS
 from cilkit.erfnet import ERFNet
 from cilkit.evaluation import used_precision
-from cilkit.methods import METHODS, Step
+from cilkit.methods import METHODS, Method, Step
 from cilkit.train import fit_stage
 
 PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
@@ -27,7 +27,7 @@ def step(shapes: tuple = (QUICK, PAPER), repeats: int = 7) -> list[Row]:
     rows = []
     for shape in shapes:
         at = "CIL T2 step, {} x 3 x {} x {}".format(*shape)
-        time = time_step(STAGE, shape, repeats, textbook_too=True)
+        time = time_step(CIL, STAGE, shape, repeats, references(STAGE, shape))
         bare = time["bare step"] + time["bare teacher"]
         rows += [
             Row(at, 1000 * time["kit"], "ms"),
@@ -38,18 +38,21 @@ def step(shapes: tuple = (QUICK, PAPER), repeats: int = 7) -> list[Row]:
 
 
 def time_step(
-    stage: Stage, shape: tuple[int, int, int], repeats: int, textbook_too: bool = False
+    method: Method,
+    stage: Stage,
+    shape: tuple[int, int, int],
+    repeats: int,
+    works: Mapping[str, Callable[[], object]] | None = None,
 ) -> dict[str, float]:
-    """Median seconds of the kit's own step and of its references, all in turn.
+    """Median seconds of the kit's own step and of other works, all in turn.
 
     fit_stage trains on one random batch again and again. Where it asks for the next one, a step
-    has ended, and the references have theirs. The first round is for warming up.
+    has ended, and the others have their turn. The first round is for warming up.
     """
     batch, *size = shape
     config = replace(PRESETS["paper"], epochs=1, batch=batch, workers=0)
-    pixels, labels = random_batch(batch, tuple(size), stage.new)
-    works = references(stage, pixels.to(device()), labels.to(device()), config)
-    works = works if textbook_too else {}
+    inputs = random_inputs(method, stage, shape)
+    works = works or {}
     times: dict[str, list[float]] = {name: [] for name in ["kit", *works]}
 
     def batches(*_: object) -> Iterator[tuple[Tensor, Tensor]]:
@@ -57,25 +60,43 @@ def time_step(
             for name, work in works.items():
                 times[name].append(seconds(work))
             started = now()
-            yield pixels, labels
+            yield inputs
             times["kit"].append(now() - started)
 
-    images = Noise(tuple(size), stage, batch * (repeats + 1))
+    images = Noise(tuple(size), stage, batch * (repeats + 1), method.visible(stage))
+    earlier = SPLIT.stages[: stage.number - 1]
+    classes = [len(SPLIT.names(before.new)) for before in earlier]  # of each decoder of FT or FE
+    teacher = ERFNet(*classes) if method.second_decoder else ERFNet(stage.old.stop)
+    more = {}
+    if method.memory is not None:
+        count = method.memory.size
+        more["memory"] = [Noise(tuple(size), before, count, before.new) for before in earlier]
+        more["new_teacher"] = ERFNet(len(SPLIT.names(stage.new)))
     with patch("cilkit.loop._batches", batches):
-        fit_stage(CIL, images, stage, ERFNet(stage.old.stop), config)
+        fit_stage(method, images, stage, teacher, config, **more)
     return {name: median(values[1:]) for name, values in times.items()}
 
 
-def references(
-    stage: Stage, pixels: Tensor, labels: Tensor, config: TrainConfig
-) -> dict[str, Callable[[], object]]:
-    """The bare step, the bare teacher and the textbook step, on one batch."""
+def random_inputs(
+    method: Method, stage: Stage, shape: tuple[int, int, int]
+) -> tuple[Tensor, Tensor]:
+    """Pixels and labels of a batch as a method gets it; a memory adds as many old images."""
+    batch, *size = shape
+    views = [method.visible(stage), *([stage.old] if method.memory is not None else [])]
+    parts = [random_batch(batch, tuple(size), visible) for visible in views]
+    pixels, labels = map(torch.cat, zip(*parts, strict=True))
+    return pixels, labels
+
+
+def references(stage: Stage, shape: tuple[int, int, int]) -> dict[str, Callable[[], object]]:
+    """The bare step, the bare teacher and the textbook step, on the batch of `time_step`."""
+    pixels, labels = (part.to(device()) for part in random_inputs(CIL, stage, shape))
     students = [ERFNet(stage.seen.stop).to(pixels.device) for _ in range(2)]
     teachers = [ERFNet(stage.old.stop).to(pixels.device) for _ in range(2)]
     gradient = torch.randn(
         len(pixels), stage.seen.stop, *pixels.shape[2:], device=pixels.device
     ) / (labels.numel())  # (B, S, H, W)
-    bf16 = used_precision(config) == "bf16-mixed"
+    bf16 = used_precision(PRESETS["paper"]) == "bf16-mixed"
     return {
         "bare step": textbook.bare_step(students[0], pixels, gradient, bf16),
         "bare teacher": textbook.bare_teacher(teachers[0], pixels, bf16),
@@ -84,37 +105,43 @@ def references(
 
 
 def losses(shape: tuple[int, int, int] = PAPER, repeats: int = 5) -> list[Row]:
-    """The loss terms of each method in T3 (19 classes), forward and backward, of its step."""
-    batch, *size = shape
+    """Each method's step in T3 (19 classes), and what its loss terms, forward and backward, take.
+
+    A memory doubles the batch; the loss is that of the whole batch.
+    """
     stage = SPLIT.stage("T3")
-    whole = time_step(stage, shape, repeats)["kit"]
-    works = {name: loss_work(name, stage, batch, tuple(size)) for name in METHODS}
-    time = interleaved(works, repeats)
-    tensor = 4 * batch * stage.seen.stop * size[0] * size[1]  # bytes of (B, S, H, W) in float32
-    at = "{} x {} x {}, 19 classes".format(*shape)
-    rows = [Row(f"CIL T3 step, {at}", 1000 * whole, "ms")]
-    for name, work in works.items():
+    rows = []
+    for name, method in METHODS.items():
+        at = "{}, T3, {} x {} x {}, 19 classes".format(name, *shape)
+        work, tensor = loss_work(method, stage, shape)
+        time = time_step(method, stage, shape, repeats, {"loss": work})
+        share, peak = 100 * time["loss"] / time["kit"], peak_memory(work) / tensor
         rows += [
-            Row(f"loss of {name}, {at}: share of the CIL step", 100 * time[name] / whole, "%", 8),
-            Row(
-                f"loss of {name}: peak memory", peak_memory(work) / tensor, "tensors B x S x H x W"
-            ),
+            Row(f"step of {at}", 1000 * time["kit"], "ms"),
+            Row(f"loss of {name}: share of this step", share, "%", 8),
+            Row(f"loss of {name}: peak memory", peak, "tensors B x S x H x W"),
         ]
     return rows
 
 
-def loss_work(name: str, stage: Stage, batch: int, size: tuple[int, int]) -> Callable[[], None]:
-    """The loss of a method and its gradient, on logits laid out as the network leaves them."""
+def loss_work(
+    method: Method, stage: Stage, shape: tuple[int, int, int]
+) -> tuple[Callable[[], None], int]:
+    """The loss of a method and its gradient, and the bytes of its logits.
+
+    They are laid out as the network leaves them.
+    """
+    _, labels = random_inputs(method, stage, shape)
     old, new = stage.old.stop, stage.new.stop - stage.new.start
     bf16 = used_precision(PRESETS["paper"]) == "bf16-mixed"
     layout = torch.channels_last if bf16 else torch.contiguous_format
     logits, teacher, new_teacher = (
-        torch.randn(batch, classes, *size, device=device()).contiguous(memory_format=layout)
+        torch.randn(len(labels), classes, *shape[1:], device=device()).contiguous(
+            memory_format=layout
+        )
         for classes in (old + new, old, new)
     )
     logits.requires_grad_()
-    visible = METHODS[name].visible(stage)
-    _, labels = random_batch(batch, size, visible)
     given = Step(
         logits,
         labels.to(device()),
@@ -125,6 +152,6 @@ def loss_work(name: str, stage: Stage, batch: int, size: tuple[int, int]) -> Cal
     )
 
     def work() -> None:
-        torch.autograd.grad(sum(METHODS[name].loss(given).values()), logits)
+        torch.autograd.grad(sum(method.loss(given).values()), logits)
 
-    return work
+    return work, logits.nbytes
