@@ -81,7 +81,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     It computes on the device and in the precision of training, so that scores repeat exactly;
     the network stays there, in evaluation mode.
     """
-    fabric = make_fabric(config)
+    fabric = _kept_fabric(used_precision(config), ranks.started())
     place(network, fabric, config).eval()
     with torch.no_grad(), fabric.autocast():
         return network(images.to(fabric.device)).float().cpu()
@@ -93,16 +93,26 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Under torchrun it connects the processes, each with a device of its own. A ValueError says
     so if they cannot share the batch evenly.
     """
-    _keep_freed_memory()
-    processes, precision = ranks.started(), used_precision(config)
-    if processes == 1:
-        return Fabric(devices=1, precision=precision)
+    processes = ranks.started()
     if config.batch % processes:
         even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
         raise ValueError(
             f"{processes} processes cannot share a batch of {config.batch} images evenly; start a "
             f"number that divides it, on all nodes together: {', '.join(even)}"
         )
+    return _new_fabric(used_precision(config), processes)
+
+
+@cache  # Lightning asks all installed packages for callbacks, which takes as long as an image
+def _kept_fabric(precision: str, processes: int) -> Fabric:
+    """That of all predictions; each training has its own."""
+    return _new_fabric(precision, processes)
+
+
+def _new_fabric(precision: str, processes: int) -> Fabric:
+    _keep_freed_memory()
+    if processes == 1:
+        return Fabric(devices=1, precision=precision)
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = {"devices": here, "num_nodes": processes // here}
     fabric = Fabric(strategy=DDPStrategy(timeout=ranks.PATIENCE), precision=precision, **nodes)
@@ -128,7 +138,7 @@ def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
     """The configured precision; "auto" is bf16 where the processor multiplies it in hardware."""
     if config.precision != "auto":
         return config.precision
-    device = Fabric(devices=1).device
+    device = _best_device()
     gains = False
     if device.type == "cuda":
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -136,6 +146,11 @@ def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
         capabilities = torch.cpu.get_capabilities()
         gains = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
     return "bf16-mixed" if gains else "32-true"
+
+
+@cache
+def _best_device() -> torch.device:
+    return Fabric(devices=1).device
 
 
 def place(network: ERFNet, fabric: Fabric, config: TrainConfig) -> ERFNet:

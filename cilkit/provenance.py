@@ -7,7 +7,7 @@ import platform
 import textwrap
 from contextlib import suppress
 from dataclasses import fields
-from functools import partial
+from functools import cache, partial
 from importlib.metadata import version
 from pathlib import Path
 from threading import Lock
@@ -133,6 +133,7 @@ def _source(function: FunctionType) -> str:
         ) from error
 
 
+@cache
 def _without_prose(source: str) -> str:
     with PARSING:
         tree = ast.parse(source)
