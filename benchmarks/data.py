@@ -14,6 +14,7 @@ from cilkit.classes import ROOT
 from cilkit.config import PRESETS, TrainConfig
 from cilkit.datasets import LabelledImages, StreetScenes, open_data
 from cilkit.erfnet import ERFNet
+from cilkit.evaluation import make_fabric
 from cilkit.methods import METHODS
 from cilkit.train import fit_stage
 from cilkit.transforms import Augmented
@@ -56,6 +57,7 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
 def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 9) -> list[Row]:
     """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
     config = PRESETS["paper"]
+    make_fabric(config)  # freed memory is kept, as it is in a training
 
     def all_of(get: Callable[[int], object], cache: str) -> Callable[[], None]:
         def work() -> None:

@@ -150,8 +150,8 @@ def sample(
     image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
     if points[:: size[0] - 1, :: size[1] - 1].abs().max() > 1:  # a corner is outside
         x, y = points.unbind(dim=-1)
-        nothing = (x.abs() > 1) | (y.abs() > 1)  # (h, w)
-        image.masked_fill_(nothing, 0)
+        nothing = x.abs().maximum(y.abs()) > 1  # (h, w)
+        image.mul_(~nothing)
         labels.masked_fill_(nothing, VOID)
     return image, labels
 
@@ -180,8 +180,8 @@ def turn_hue(image: Tensor, turn: float) -> Tensor:
     high, low = image.amax(dim=0), image.amin(dim=0)
     chroma = high - low
     # what the largest channel is not, as 0 or 1: lerp picks by it faster than where does
-    not_red = (high != red).float()
-    is_blue = (high != green).float() * not_red  # the last one left
+    not_red = (high - red).sign()
+    is_blue = (high - green).sign() * not_red  # the last one left
     beside = (green - blue).lerp(blue - red, not_red).lerp(red - green, is_blue)
     nearest = 2 * not_red + 2 * is_blue  # 0, 2 or 4
     hue = (nearest + 6 * turn).addcdiv(beside, chroma.clamp(min=1e-9))  # 0 for grey
