@@ -17,7 +17,7 @@ STAGE = SPLIT.stage("T3")
 SETS = SPLIT.class_sets(STAGE)  # five
 
 
-def evaluation(count: int = 8, size: tuple[int, int] = (1024, 2048), repeats: int = 1) -> list[Row]:
+def evaluation(count: int = 8, size: tuple[int, int] = (1024, 2048), repeats: int = 5) -> list[Row]:
     """All five scores of T3: time, counts, and memory, for the preset `paper`."""
     config = PRESETS["paper"]
     at = "{} x {}".format(*size)
