@@ -4,10 +4,9 @@ import os
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from unittest.mock import patch
 
-from benchmarks.scenes import SPLIT, STAGE, write_samples
+from benchmarks.scenes import SPLIT, STAGE, as_if_large, write_samples
 from benchmarks.timing import Row, interleaved, now, seconds, threads
 from cilkit import loop
 from cilkit.classes import ROOT
@@ -67,13 +66,8 @@ def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int 
 
         return work
 
-    with (
-        TemporaryDirectory() as folder,
-        threads(1),
-        patch.multiple("cilkit.datasets", IN_MEMORY=0, DEAR=0),  # as with thousands of images
-        patch.dict(os.environ, {"CILKIT_CACHE": f"{folder}/cache"}),
-    ):
-        samples = write_samples(Path(folder), count, size)
+    with as_if_large() as folder, threads(1):
+        samples = write_samples(folder, count, size)
         images = LabelledImages(samples, SPLIT, STAGE.new, config.height)
         making = seconds(images.prepare)
         augmented = Augmented(images, config.augmentation, seed=0)
@@ -81,7 +75,7 @@ def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int 
             {
                 f"{what} {how}": all_of(get, cache)
                 for what, get in (("image", images.load), ("sample", augmented.__getitem__))
-                for how, cache in (("decoded", "off"), ("cached", f"{folder}/cache"))
+                for how, cache in (("decoded", "off"), ("cached", str(folder / "cache")))
             },
             repeats,
         )

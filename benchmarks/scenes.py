@@ -1,6 +1,11 @@
 """Drawn scenes as large as those of Cityscapes, and networks that react to them."""
 
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -13,6 +18,20 @@ from cilkit.toyscapes import draw_scene
 
 SPLIT = load_split("cityscapes")
 STAGE = SPLIT.stage("T2")
+
+
+@contextmanager
+def as_if_large() -> Iterator[Path]:
+    """A folder for samples that are treated like those of a data set of thousands of images.
+
+    They are not kept in memory, but decoded once into the cache on disk, `cache` in the folder.
+    """
+    with (
+        TemporaryDirectory() as name,
+        patch.multiple("cilkit.datasets", IN_MEMORY=0, DEAR=0),
+        patch.dict(os.environ, {"CILKIT_CACHE": str(Path(name) / "cache")}),
+    ):
+        yield Path(name)
 
 
 def write_samples(folder: Path, count: int, size: tuple[int, int]) -> list[Sample]:

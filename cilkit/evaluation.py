@@ -6,7 +6,7 @@ import os
 import platform
 from collections.abc import Iterator, Mapping
 from functools import cache
-from typing import Literal
+from typing import Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
@@ -21,7 +21,9 @@ from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
 
-AT_ONCE = 4  # images that are evaluated in one pass
+Placed = TypeVar("Placed", ERFNet, Tensor)
+
+AT_ONCE = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
 
@@ -57,22 +59,38 @@ def _share(images: LabelledImages) -> LabelledImages:
     """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
     if ranks.count() == 1:
         return images
-    batch = torch.arange(len(images)) // AT_ONCE
+    batch = torch.arange(len(images)) // at_once(images.load(0)[0])
     return images.subset(torch.where(batch % ranks.count() == ranks.rank())[0].tolist())
 
 
-def same_size(images: LabelledImages, most: int = AT_ONCE) -> Iterator[tuple[Tensor, Tensor]]:
-    """The images in order, in batches of at most `most` neighbours of one size."""
+def at_once(image: Tensor) -> int:
+    """How many images as large as (3, h, w) are evaluated in one pass."""
+    images, pixels = AT_ONCE
+    return max(1, min(images, pixels // image[0].numel()))
+
+
+def same_size(images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images in order, (B, 3, h, w) in [0, 1], and their labels, uint8.
+
+    In batches of `at_once` neighbours of one size at most.
+    """
     batch: list[tuple[Tensor, Tensor]] = []
+
+    def joined() -> tuple[Tensor, Tensor]:
+        pixels, labels = default_collate(batch)
+        return pixels / 255, labels
+
     for index in range(len(images)):
-        item = images[index]
+        item = images.load(index)
         shapes = [part.shape for part in item]
-        if batch and (len(batch) == most or shapes != [part.shape for part in batch[0]]):
-            yield default_collate(batch)
+        if batch and (
+            len(batch) == at_once(item[0]) or shapes != [part.shape for part in batch[0]]
+        ):
+            yield joined()
             batch = []
         batch.append(item)
     if batch:
-        yield default_collate(batch)
+        yield joined()
 
 
 def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
@@ -84,7 +102,8 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     fabric = _kept_fabric(used_precision(config), ranks.started())
     place(network, fabric, config).eval()
     with torch.no_grad(), fabric.autocast():
-        return network(images.to(fabric.device)).float().cpu()
+        logits = network(place(images, fabric, config))  # (B, S, H, W)
+    return logits.to(torch.float32, memory_format=torch.contiguous_format).cpu()
 
 
 def make_fabric(config: TrainConfig) -> Fabric:
@@ -153,8 +172,8 @@ def _best_device() -> torch.device:
     return Fabric(devices=1).device
 
 
-def place(network: ERFNet, fabric: Fabric, config: TrainConfig) -> ERFNet:
-    """The network on the device, in the memory format that pays at this precision."""
+def place(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
+    """A network or images (B, 3, H, W) on the device, in the memory format of this precision."""
     bf16 = used_precision(config) == "bf16-mixed"
     memory_format = torch.channels_last if bf16 else torch.contiguous_format
-    return network.to(fabric.device, memory_format=memory_format)
+    return what.to(fabric.device, memory_format=memory_format)

@@ -1,11 +1,12 @@
 """Mean intersection over union, restricted to class sets (Sec. IV-A), counted in one pass."""
 
-import math
 from collections.abc import Mapping
 from itertools import pairwise
 
 import torch
 from torch import Tensor
+
+MOST_KINDS = 2**17  # of pixels that are told apart before those that do not occur are left out
 
 
 class MeanIoU:
@@ -22,11 +23,6 @@ class MeanIoU:
         for name, classes in self.class_sets.items():
             n = classes.stop - classes.start
             self.counts[name] = torch.zeros(n, n, dtype=torch.long)
-        if math.prod(map(len, self.counts.values())) >= 2**63:  # see `codes` below
-            raise ValueError(
-                f"{len(self.counts)} class sets with {sum(map(len, self.counts.values()))} classes "
-                "are too many to count together; give each half of them a MeanIoU of its own"
-            )
 
     def update(self, logits: Tensor, labels: Tensor, first: int = 0) -> None:
         """Count one batch: logits (B, S, h, w), labels (B, H, W) at their native size.
@@ -44,47 +40,37 @@ class MeanIoU:
                 f"sets reach from {start} to {stop - 1}; score a model only on classes that it has "
                 "learned"
             )
-        predictions = self._predictions(logits, first)  # set -> (B, h, w)
-        # pixels that all sets predict alike share a code, so that one count serves every set
-        codes = labels.new_zeros(())
-        for name, prediction in predictions.items():
-            codes = torch.add(prediction, codes, alpha=len(self.counts[name]))
-        kinds, kind = codes.unique(return_inverse=True)  # (K,), (B, h, w)
-        pairs = labels * len(kinds) + _nearest(kind, labels.shape[-2:])  # (B, H, W)
-        most = 256 * len(kinds)  # labels are below 256, VOID
-        joint = torch.bincount(pairs.flatten(), minlength=most).view(256, -1).cpu()  # (256, K)
-        kinds = kinds.cpu()
-        for name in reversed(predictions):
-            classes, n = self.class_sets[name], len(self.counts[name])
-            self.counts[name].index_add_(1, kinds % n, joint[classes])
-            kinds = kinds // n
+        predictions = self._predictions(logits.contiguous(), first)
+        kind, predicted = _kinds(predictions, {k: len(counts) for k, counts in self.counts.items()})
+        kinds = len(next(iter(predicted.values())))
+        pairs = torch.add(_nearest(kind, labels.shape[-2:]), labels, alpha=kinds)  # (B, H, W)
+        most = 256 * kinds  # labels are below 256, VOID
+        joint = torch.bincount(pairs.flatten(), minlength=most).view(256, kinds).cpu()
+        for name, classes in self.class_sets.items():
+            self.counts[name].index_add_(1, predicted[name].cpu(), joint[classes])
 
     def _predictions(self, logits: Tensor, first: int) -> dict[str, Tensor]:
-        """The best channel within each class set, (B, h, w), counted from the set's first class.
+        """The best channel within each class set, (B, h, w) uint8, counted from the set's first.
 
         Class sets overlap, but the best channel between two of their ends is sought only once,
         and sets that begin alike share the comparisons as far as they go together.
         """
         sets = self.class_sets.items()
         ends = sorted({end for _, classes in sets for end in (classes.start, classes.stop)})
-        best = {
-            start: logits[:, start - first : stop - first].max(dim=1)
-            for start, stop in pairwise(ends)
+        parts = {
+            start: _best(logits[:, start - first : stop - first]) for start, stop in pairwise(ends)
         }
         predictions = {}
         for begin in {classes.start for _, classes in sets}:
+            highest, best = (part.clone() for part in parts[begin])
             last = max(classes.stop for _, classes in sets if classes.start == begin)
-            value, prediction = best[begin]
             for start, stop in pairwise(end for end in ends if begin <= end <= last):
                 if start > begin:
-                    better = best[start].values > value
-                    value = torch.where(better, best[start].values, value)
-                    other = best[start].indices + (start - begin)
-                    prediction = torch.where(better, other, prediction)
-                predictions |= {
-                    name: prediction for name, classes in sets if classes == slice(begin, stop)
-                }
-        return {name: predictions[name] for name in self.class_sets}
+                    scores, index = parts[start]
+                    _take_higher(highest, best, scores, index + (start - begin))
+                for name in (name for name, classes in sets if classes == slice(begin, stop)):
+                    predictions[name] = best.clone()
+        return predictions
 
     def iou(self, name: str) -> Tensor:
         """IoU of each class of the set, (n,) in %; NaN for a class with an empty union."""
@@ -98,11 +84,58 @@ class MeanIoU:
         return self.iou(name).nanmean().item()
 
 
+def _best(logits: Tensor) -> tuple[Tensor, Tensor]:
+    """The highest of the channels (B, S, h, w) and its index, (B, h, w) each; of equals the first.
+
+    That is `logits.max(dim=1)`, in a fifth of its time on a CPU.
+    """
+    highest = logits[:, 0].clone()
+    best = torch.zeros_like(highest, dtype=torch.uint8)  # there are at most 255 classes
+    for index in range(1, logits.shape[1]):
+        _take_higher(highest, best, logits[:, index], index)
+    return highest, best
+
+
+def _take_higher(highest: Tensor, best: Tensor, scores: Tensor, index: Tensor | int) -> None:
+    """Put scores and their index where they are higher; no index in `best` is above these."""
+    higher = (scores > highest).to(torch.uint8)
+    torch.maximum(highest, scores, out=highest)
+    torch.maximum(best, higher * index, out=best)
+
+
+def _kinds(
+    predictions: Mapping[str, Tensor], sizes: Mapping[str, int]
+) -> tuple[Tensor, dict[str, Tensor]]:
+    """Pixels that every class set predicts alike are of one kind: one count serves all sets.
+
+    Returns the kind of each pixel, (B, h, w), from 0 to K - 1, and what each set predicts for the
+    kinds, (K,), from predictions (B, h, w) below `sizes`.
+    """
+    kind = torch.zeros_like(next(iter(predictions.values())), dtype=torch.long)
+    kinds, predicted = 1, {}
+    for name, prediction in predictions.items():
+        if kinds * sizes[name] > MOST_KINDS:
+            kind, kept = _renumbered(kind, kinds)
+            kinds, predicted = len(kept), {k: of_kind[kept] for k, of_kind in predicted.items()}
+        kind = torch.add(kind, prediction, alpha=kinds)
+        predicted = {other: of_kind.repeat(sizes[name]) for other, of_kind in predicted.items()}
+        predicted[name] = torch.arange(sizes[name], device=kind.device).repeat_interleave(kinds)
+        kinds *= sizes[name]
+    kind, kept = _renumbered(kind, kinds)
+    return kind, {name: of_kind[kept] for name, of_kind in predicted.items()}
+
+
+def _renumbered(kind: Tensor, kinds: int) -> tuple[Tensor, Tensor]:
+    """Kinds without those that no pixel is of, in the same order, and the old ones of the new."""
+    there = torch.bincount(kind.flatten(), minlength=kinds) > 0  # (kinds,)
+    return (there.cumsum(0) - 1).take(kind), there.nonzero()[:, 0]
+
+
 def _nearest(indices: Tensor, size: tuple[int, int]) -> Tensor:
-    """Class indices (B, h, w) at another size, (B, H, W), each from its nearest neighbour."""
-    if indices.shape[-2:] == size:
-        return indices
+    """Indices (B, h, w) at another size, (B, H, W), each from its nearest neighbour."""
     h, w = indices.shape[-2:]
+    if size[0] % h == 0 and size[1] % w == 0:
+        return indices.repeat_interleave(size[0] // h, 1).repeat_interleave(size[1] // w, 2)
     rows = torch.arange(size[0], device=indices.device) * h // size[0]
     columns = torch.arange(size[1], device=indices.device) * w // size[1]
     return indices[:, rows[:, None], columns]

@@ -79,7 +79,9 @@ def fit_stage(
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         with torch.no_grad(), fabric.autocast():  # (B, O, H, W) and (B, N, H, W)
             teacher_y, new_teacher_y = (
-                ranks.gathered(model(pixels).float().softmax(dim=1)) if model is not None else None
+                ranks.gathered(model(place(pixels, fabric, config)).float().softmax(dim=1))
+                if model is not None
+                else None
                 for model in teachers
             )
         return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new, new_teacher_y))

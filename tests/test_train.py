@@ -15,7 +15,7 @@ from cilkit.classes import VOID, restrict
 from cilkit.config import PRESETS, TrainConfig, get_config
 from cilkit.datasets import LabelledImages, open_data
 from cilkit.erfnet import ERFNet
-from cilkit.evaluation import evaluate, make_fabric, predict, used_precision
+from cilkit.evaluation import at_once, evaluate, make_fabric, predict, used_precision
 from cilkit.loop import learning_rate
 from cilkit.losses import cross_entropy
 from cilkit.methods import METHODS, Memory, Method
@@ -825,6 +825,14 @@ def test_evaluation_shows_each_image_once_in_batches_of_one_size(uneven, teacher
     evaluate(teacher, uneven.test_set("T1", height=24), sets, tiny)
     other = (1, 3, 24, 32)  # 40 x 56 at 24 high: 33.6 wide, in multiples of 8
     assert shapes == [(4, 3, 24, 48), other, (3, 3, 24, 48), other]
+
+
+@pytest.mark.parametrize(
+    ("size", "images"),
+    [((128, 256), 4), ((512, 512), 2), ((512, 1024), 1), ((1024, 2048), 1)],
+)
+def test_large_images_are_evaluated_in_smaller_batches(size, images):
+    assert at_once(torch.empty(3, *size)) == images
 
 
 def test_a_model_trained_in_t2_is_scored_on_all_class_sets_of_t2(scenes, fit_t2, tiny):
