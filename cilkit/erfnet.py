@@ -26,8 +26,20 @@ class Downsampler(nn.Module):
         self.bn = BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        x = torch.cat([self.conv(x), F.max_pool2d(x, 2)], dim=1)  # (B, out, H/2, W/2)
-        return F.relu(self.bn(x))
+        x = torch.cat([self.conv(x), _pooled(x)], dim=1)  # (B, out, H/2, W/2)
+        return self.bn(x).relu_()
+
+
+def _pooled(x: Tensor) -> Tensor:
+    """The maximum of each 2 x 2 pixels: (B, C, H, W) -> (B, C, H/2, W/2).
+
+    Pooling also notes where the maximum was, for the gradient; where none is asked for, comparing
+    rows and columns takes a tenth of the time on a CPU.
+    """
+    if x.requires_grad:
+        return F.max_pool2d(x, 2)
+    rows = torch.maximum(x[:, :, ::2], x[:, :, 1::2])  # (B, C, H/2, W)
+    return torch.maximum(rows[..., ::2], rows[..., 1::2])
 
 
 class NonBottleneck1d(nn.Module):
@@ -48,11 +60,11 @@ class NonBottleneck1d(nn.Module):
         self.dropout = Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = F.relu(self.conv3x1_1(x))
-        y = F.relu(self.bn1(self.conv1x3_1(y)))
-        y = F.relu(self.conv3x1_2(y))
+        y = self.conv3x1_1(x).relu_()
+        y = self.bn1(self.conv1x3_1(y)).relu_()
+        y = self.conv3x1_2(y).relu_()
         y = self.dropout(self.bn2(self.conv1x3_2(y)))
-        return F.relu(y + x)  # (B, channels, H, W), the shape of x
+        return (y + x).relu_()  # (B, channels, H, W), the shape of x
 
 
 class Upsampler(nn.Module):
@@ -66,7 +78,7 @@ class Upsampler(nn.Module):
         self.bn = BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.relu(self.bn(self.conv(x)))  # (B, out, 2H, 2W)
+        return self.bn(self.conv(x)).relu_()  # (B, out, 2H, 2W)
 
 
 class Encoder(nn.Module):
@@ -152,7 +164,9 @@ class ERFNet(nn.Module):
         if self.normalise:
             images = normalize(images, IMAGENET_MEAN, IMAGENET_DEVIATION)
         features = self.encoder(images)  # (B, 128, H/8, W/8)
-        return torch.cat([decoder(features) for decoder in self.decoders], dim=1)  # (B, S, H, W)
+        if not self.more_decoders:
+            return self.decoder(features)  # (B, S, H, W)
+        return torch.cat([decoder(features) for decoder in self.decoders], dim=1)
 
 
 def add_classes(network: ERFNet, new: int) -> ERFNet:

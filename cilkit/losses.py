@@ -67,7 +67,9 @@ def masked_distillation(
                 "wanted one value a pixel: (B, H, W)"
             )
     product = _at_least_float32(teacher_y) * _at_least_float32(log_y)
-    per_pixel = -product.where(teacher_y > 0, 0).sum(dim=1)  # (B, H, W), with 0 log 0 = 0
+    per_pixel = -product.sum(dim=1)  # (B, H, W)
+    if per_pixel.isnan().any():  # 0 log 0 = 0, but 0 times minus infinity is not a number
+        per_pixel = -product.where(teacher_y > 0, 0).sum(dim=1)
     if weight is not None:
         per_pixel = weight * per_pixel
     if mask is None:

@@ -9,9 +9,11 @@ from torch.nn import functional as F
 
 from cilkit.erfnet import (
     Decoder,
+    Downsampler,
     Encoder,
     ERFNet,
     NonBottleneck1d,
+    _pooled,
     add_classes,
     add_decoder,
     load_weights,
@@ -73,6 +75,46 @@ def test_the_state_dict_has_the_names_of_the_published_files():
     wanted += ["decoder.output_conv.weight", "decoder.output_conv.bias"]
     assert len(wanted) == 343
     assert names == wanted
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_pooling_without_a_gradient_finds_the_same_maxima(images, layout, dtype):
+    images = images.to(dtype).contiguous(memory_format=layout)
+    wanted = F.max_pool2d(images, 2)
+    assert wanted.unique().numel() > 10
+    assert _pooled(images).equal(wanted) and _pooled(images).stride() == wanted.stride()
+    assert _pooled(images.requires_grad_()).equal(wanted)
+
+
+def test_what_is_computed_in_place_has_the_gradient_of_the_plain_network(network, images):
+    """Rectified linear units overwrite their input: no other gradient may need it."""
+
+    def plain(x: torch.Tensor) -> torch.Tensor:
+        for layer in [network.encoder.initial_block, *network.encoder.layers]:
+            x = block(layer, x)
+        for layer in network.decoder.layers:
+            x = block(layer, x)
+        return network.decoder.output_conv(x)
+
+    def block(layer: nn.Module, x: torch.Tensor) -> torch.Tensor:
+        if isinstance(layer, Downsampler):
+            return F.relu(layer.bn(torch.cat([layer.conv(x), F.max_pool2d(x, 2)], dim=1)))
+        if not isinstance(layer, NonBottleneck1d):
+            return F.relu(layer.bn(layer.conv(x)))
+        y = F.relu(layer.bn1(layer.conv1x3_1(F.relu(layer.conv3x1_1(x)))))
+        y = layer.bn2(layer.conv1x3_2(F.relu(layer.conv3x1_2(y))))
+        return F.relu(x + layer.dropout(y))
+
+    gradients = []
+    for forward in (plain, network):
+        network.train().zero_grad()
+        torch.manual_seed(0)  # dropout
+        forward(images).square().sum().backward()
+        gradients.append([weight.grad.clone() for weight in network.parameters()])
+    for one, other in zip(*gradients, strict=True):
+        assert one.equal(other)
+    assert all(gradient.any() for gradient in gradients[0])
 
 
 def test_only_the_second_pair_of_convolutions_is_dilated():

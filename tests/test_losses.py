@@ -222,6 +222,22 @@ def test_a_student_with_probability_zero_where_the_teacher_has_none_is_finite():
         assert loss.item() == pytest.approx(math.log(2))
 
 
+def test_an_infinite_logarithm_at_one_pixel_leaves_the_gradients_of_the_others(draw, teacher_y):
+    teacher_y = teacher_y.clone()
+    teacher_y[0, :, 0, 0] = torch.tensor([1.0, 0, 0, 0])
+    scores, gradients = draw(*SHAPE), []
+    for lowest in (-50.0, -math.inf):
+        logits = scores.clone()
+        logits[0, 1, 0, 0] = lowest  # where the teacher is sure of another class
+        logits.requires_grad_()
+        masked_distillation(logits.log_softmax(dim=1), teacher_y).backward()
+        gradients.append(logits.grad)
+    finite, infinite = gradients
+    elsewhere = torch.ones(SHAPE, dtype=torch.bool)
+    elsewhere[0, :, 0, 0] = False
+    assert finite[elsewhere].equal(infinite[elsewhere]) and finite[elsewhere].all()
+
+
 def test_a_teacher_that_underflows_to_zero_gives_finite_gradients():
     logits = torch.tensor([0.0, 200.0, -200.0]).view(1, 3, 1, 1).requires_grad_()
     teacher_y = torch.tensor([0.0, -300.0, 300.0]).view(1, 3, 1, 1).softmax(dim=1)

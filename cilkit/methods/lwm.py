@@ -14,8 +14,9 @@ def lwm_loss(step: Step) -> dict[str, Tensor]:
     A new image carries labels of new classes only and a remembered one of old classes only, so
     each cross-entropy finds its own images in the batch.
     """
-    joint_old, joint_new = step.by_task(step.logits.log_softmax(dim=1))  # old and new compete
-    old, new = step.by_task(step.logits)  # (B, O, H, W), (B, N, H, W)
+    logits = step.logits.contiguous()  # once for three softmaxes; each would else reorder its own
+    joint_old, joint_new = step.by_task(logits.log_softmax(dim=1))  # old and new compete
+    old, new = step.by_task(logits)  # (B, O, H, W), (B, N, H, W)
     return {
         "ce_new": cross_entropy(joint_new, restrict(step.labels, step.new)),
         "ce_memory": cross_entropy(joint_old, restrict(step.labels, step.old)),
