@@ -8,6 +8,7 @@ else
 BIN := .venv/bin
 endif
 READY := .venv/ready
+TESTED := .venv/ready-to-test
 
 # of a study; what is not given is as in the Snakefile
 OPTIONS := DATA PRESET SEED SEEDS METHODS RUNS
@@ -52,7 +53,7 @@ report: $(READY)
 site: study
 	$(BIN)/python -m book $(CHOSEN)
 
-test: $(READY)
+test: $(TESTED)
 	$(BIN)/python -m pytest
 
 # JupyterLab on this machine only, in notebooks/
@@ -63,17 +64,20 @@ lab: $(READY)
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(FIGURES)
 
-$(READY): pyproject.toml constraints.txt
+# without what only the tests need: Lightning would import torchmetrics in each process
+$(READY): EXTRAS := study,site
+$(TESTED): EXTRAS := study,site,test
+$(READY) $(TESTED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-		uv pip install --quiet --python .venv -c constraints.txt -e ".[study,site,test]"; \
+		uv pip install --quiet --python .venv -c constraints.txt -e ".[$(EXTRAS)]"; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[study,site,test]"; \
+		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"; \
 	fi
-	@$(BIN)/python -c "import pathlib; pathlib.Path('$(READY)').touch()"
+	@$(BIN)/python -c "import pathlib; [pathlib.Path(f).touch() for f in ('$(READY)', '$@')]"
 
 # Pin the newest versions that fit pyproject.toml (needs uv)
 constraints:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
+from pathlib import Path
 from statistics import median
 from unittest.mock import patch
 
@@ -9,32 +10,63 @@ import torch
 from torch import Tensor
 
 from benchmarks import textbook
-from benchmarks.scenes import SPLIT, STAGE, Noise, random_batch
+from benchmarks.scenes import SPLIT, STAGE, Noise, as_if_large, random_batch, write_samples
 from benchmarks.timing import Row, device, now, peak_memory, seconds
 from cilkit.classes import Stage
 from cilkit.config import PRESETS
+from cilkit.datasets import LabelledImages
 from cilkit.erfnet import ERFNet
 from cilkit.evaluation import used_precision
 from cilkit.methods import METHODS, Method, Step
 from cilkit.train import fit_stage
+from cilkit.transforms import Augmented
 
 PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
 CIL = METHODS["CIL"]
 
 
-def step(shapes: tuple = (QUICK, PAPER), repeats: int = 7) -> list[Row]:
-    """Student, teacher, loss and optimiser of CIL in T2, as fit_stage runs them."""
+def step(
+    shapes: tuple = (QUICK, PAPER), repeats: int = 7, size: tuple[int, int] = (1024, 2048)
+) -> list[Row]:
+    """Student, teacher, loss and optimiser of CIL in T2, as fit_stage runs them.
+
+    Also with the samples of a batch, from files of `size`: the kit's come from its cache, the
+    textbook's are decoded each time.
+    """
     rows = []
     for shape in shapes:
         at = "CIL T2 step, {} x 3 x {} x {}".format(*shape)
-        time = time_step(CIL, STAGE, shape, repeats, references(STAGE, shape))
+        with as_if_large() as folder:
+            works = references(STAGE, shape) | samples(folder, shape, size)
+            time = time_step(CIL, STAGE, shape, repeats, works)
         bare = time["bare step"] + time["bare teacher"]
+        textbook_all = time["textbook step"] + time["textbook samples"]
+        times = textbook_all / (time["kit"] + time["kit samples"])
         rows += [
             Row(at, 1000 * time["kit"], "ms"),
             Row(f"{at} / (bare step + teacher forward)", time["kit"] / bare, "x", 1.1),
             Row(f"textbook step / {at}", time["textbook step"] / time["kit"], "x", 4, "at least"),
+            Row(f"the same, both with samples of {size[0]} x {size[1]}", times, "x", 4, "at least"),
         ]
     return rows
+
+
+def samples(
+    folder: Path, shape: tuple[int, int, int], size: tuple[int, int]
+) -> dict[str, Callable[[], object]]:
+    """A batch of training samples as the kit reads and augments them, and as a textbook does."""
+    config = PRESETS["paper"]
+    batch, *crop = shape
+    augmentation = replace(config.augmentation, crop=tuple(crop))
+    images = LabelledImages(write_samples(folder, batch, size), SPLIT, STAGE.new, config.height)
+    augmented = Augmented(images, augmentation, seed=0)
+    native = LabelledImages(images.samples, SPLIT, STAGE.new, config.height, native_labels=True)
+    return {
+        "kit samples": lambda: [augmented[index] for index in range(batch)],
+        "textbook samples": lambda: [
+            textbook.training_sample(native, index, augmentation) for index in range(batch)
+        ],
+    }
 
 
 def time_step(

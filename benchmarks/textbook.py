@@ -7,10 +7,12 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional as F
+from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cilkit.classes import VOID
 from cilkit.datasets import LabelledImages, network_size
+from cilkit.transforms import Augmentation
 
 
 def bare_step(
@@ -83,6 +85,30 @@ def textbook_step(
         adam.step()
 
     return step
+
+
+def training_sample(
+    images: LabelledImages, index: int, augmentation: Augmentation
+) -> tuple[Tensor, Tensor]:
+    """A training sample of Sec. IV-A: files decoded, then torchvision's transforms in turn.
+
+    image (3, h, w) float in [0, 1], labels (h, w) long
+    """
+    a = augmentation
+    image, labels = decode(images, index)  # (3, H, W), and labels at their native size
+    image, mask = tv_tensors.Image(image), tv_tensors.Mask(labels)
+    mask = tv_tensors.Mask(v2.functional.resize(mask, image.shape[-2:]))  # (H, W)
+    fill = {tv_tensors.Image: 0, tv_tensors.Mask: VOID}
+    augment = v2.Compose(
+        [
+            v2.RandomRotation(a.rotation, v2.InterpolationMode.BILINEAR, fill=fill),
+            v2.ScaleJitter(image.shape[-2:], a.rescale),
+            v2.RandomCrop(a.crop),
+            v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue),
+        ]
+    )
+    image, mask = augment(image, mask)
+    return image.as_subclass(Tensor), mask.as_subclass(Tensor)
 
 
 def evaluate(

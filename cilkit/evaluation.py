@@ -101,9 +101,18 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     """
     fabric = _kept_fabric(used_precision(config), ranks.started())
     place(network, fabric, config).eval()
+    return answers(network, images, fabric, config).cpu()
+
+
+def answers(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
+    """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
+
+    Of a network that was placed there and put into evaluation mode.
+    """
     with torch.no_grad(), fabric.autocast():
-        logits = network(place(images, fabric, config))  # (B, S, H, W)
-    return logits.to(torch.float32, memory_format=torch.contiguous_format).cpu()
+        logits = network(place(images, fabric, config))
+    # type and layout in one pass: a softmax or a search along the channels wants them contiguous
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
 
 def make_fabric(config: TrainConfig) -> Fabric:

@@ -13,7 +13,7 @@ from cilkit.classes import Stage, restrict
 from cilkit.config import TrainConfig
 from cilkit.datasets import LabelledImages, resolve
 from cilkit.erfnet import ERFNet, add_classes, add_decoder, load_weights, start_as_identity
-from cilkit.evaluation import make_fabric, place
+from cilkit.evaluation import answers, make_fabric, place
 from cilkit.loop import Checkpoint, Training, Watch
 from cilkit.losses import cross_entropy
 from cilkit.methods import Method, Step
@@ -77,13 +77,12 @@ def fit_stage(
     ]
 
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        with torch.no_grad(), fabric.autocast():  # (B, O, H, W) and (B, N, H, W)
-            teacher_y, new_teacher_y = (
-                ranks.gathered(model(place(pixels, fabric, config)).float().softmax(dim=1))
-                if model is not None
-                else None
-                for model in teachers
-            )
+        teacher_y, new_teacher_y = (  # (B, O, H, W) and (B, N, H, W)
+            ranks.gathered(answers(model, pixels, fabric, config).softmax(dim=1))
+            if model is not None
+            else None
+            for model in teachers
+        )
         return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new, new_teacher_y))
 
     with _seeded(seed, "network"):

@@ -13,6 +13,7 @@ from cilkit.classes import VOID
 from cilkit.config import PRESETS
 from cilkit.datasets import LabelledImages, open_data
 from cilkit.methods import METHODS, Step
+from cilkit.transforms import Augmentation
 
 TINY = (2, 32, 64)  # images, height, width
 
@@ -33,6 +34,21 @@ def test_the_textbook_reads_what_the_kit_reads(tmp_path: Path):
     for index in range(6):
         for read, wanted in zip(textbook.decode(images, index), images[index], strict=True):
             assert read.equal(wanted)
+
+
+def test_the_textbook_augments_as_the_paper_says(tmp_path: Path):
+    images = LabelledImages(
+        write_samples(tmp_path, 1, (64, 128)), SPLIT, STAGE.new, 32, native_labels=True
+    )
+    drawn = []
+    for seed in range(2):
+        torch.manual_seed(seed)
+        image, labels = textbook.training_sample(images, 0, Augmentation(crop=(16, 32)))
+        assert image.shape == (3, 16, 32) and labels.shape == (16, 32)
+        assert image.dtype == torch.float32 and image.min() >= 0 and image.max() <= 1
+        assert set(labels.unique().tolist()) <= {*range(5, 11), VOID}
+        drawn.append(image)
+    assert not drawn[0].equal(drawn[1]) and drawn[0].std() > 0.01
 
 
 def test_the_textbook_counts_what_the_kit_counts(tmp_path: Path):
@@ -60,7 +76,7 @@ def test_a_figure_is_measured(name: str, monkeypatch, scenes, tmp_path: Path):
     monkeypatch.setattr(data, "open_data", lambda name: open_data(scenes.root))
     monkeypatch.setattr(data, "CAMVID", tmp_path / "nowhere")
     rows = {
-        "step": lambda: steps.step([TINY], repeats=3),
+        "step": lambda: steps.step([TINY], repeats=3, size=(64, 128)),
         "losses": lambda: steps.losses(TINY, repeats=1),
         "epoch": lambda: data.epoch(epochs=1, most=2),
         "reading": lambda: data.reading(1, (64, 128), repeats=1),
