@@ -102,7 +102,7 @@ def training_sample(
     augment = v2.Compose(
         [
             v2.RandomRotation(a.rotation, v2.InterpolationMode.BILINEAR, fill=fill),
-            v2.ScaleJitter(image.shape[-2:], a.rescale),
+            v2.RandomResize(*(int(image.shape[-2] * factor) for factor in a.rescale)),
             v2.RandomCrop(a.crop),
             v2.ColorJitter(a.brightness, a.contrast, a.saturation, a.hue),
         ]
