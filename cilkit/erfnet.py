@@ -27,7 +27,7 @@ class Downsampler(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([self.conv(x), _pooled(x)], dim=1)  # (B, out, H/2, W/2)
-        return self.bn(x).relu_()
+        return F.relu(self.bn(x))
 
 
 def _pooled(x: Tensor) -> Tensor:
@@ -60,11 +60,11 @@ class NonBottleneck1d(nn.Module):
         self.dropout = Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
-        y = self.conv3x1_1(x).relu_()
-        y = self.bn1(self.conv1x3_1(y)).relu_()
-        y = self.conv3x1_2(y).relu_()
+        y = F.relu(self.conv3x1_1(x))
+        y = F.relu(self.bn1(self.conv1x3_1(y)))
+        y = F.relu(self.conv3x1_2(y))
         y = self.dropout(self.bn2(self.conv1x3_2(y)))
-        return (y + x).relu_()  # (B, channels, H, W), the shape of x
+        return F.relu(y + x)  # (B, channels, H, W), the shape of x
 
 
 class Upsampler(nn.Module):
@@ -78,7 +78,7 @@ class Upsampler(nn.Module):
         self.bn = BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.bn(self.conv(x)).relu_()  # (B, out, 2H, 2W)
+        return F.relu(self.bn(self.conv(x)))  # (B, out, 2H, 2W)
 
 
 class Encoder(nn.Module):

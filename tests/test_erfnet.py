@@ -87,9 +87,7 @@ def test_pooling_without_a_gradient_finds_the_same_maxima(images, layout, dtype)
     assert _pooled(images.requires_grad_()).equal(wanted)
 
 
-def test_what_is_computed_in_place_has_the_gradient_of_the_plain_network(network, images):
-    """Rectified linear units overwrite their input: no other gradient may need it."""
-
+def test_every_gradient_is_that_of_the_network_written_out(network, images):
     def plain(x: torch.Tensor) -> torch.Tensor:
         for layer in [network.encoder.initial_block, *network.encoder.layers]:
             x = block(layer, x)
