@@ -26,7 +26,7 @@ def evaluation(count: int = 8, size: tuple[int, int] = (1024, 2048), repeats: in
     with as_if_large() as folder:
         samples = write_samples(folder, count, size)
         images = LabelledImages(samples, SPLIT, STAGE.seen, config.height, native_labels=True)
-        few = images.subset(range(min(2, count)))
+        few = images.subset(range(min(4, count)))
         memory = peak_memory(lambda: evaluate(network, images, SETS, config))
         one, ten = some_sets(1), some_sets(10)
         works = {
