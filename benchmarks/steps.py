@@ -40,14 +40,18 @@ def step(
             works = references(STAGE, shape) | samples(folder, shape, size)
             time = time_step(CIL, STAGE, shape, repeats, works)
         bare = time["bare step"] + time["bare teacher"]
-        textbook_all = time["textbook step"] + time["textbook samples"]
-        times = textbook_all / (time["kit"] + time["kit samples"])
+        with_samples = (time["textbook step"] + time["textbook samples"]) / (
+            time["kit"] + time["kit samples"]
+        )
         rows += [
             Row(at, 1000 * time["kit"], "ms"),
             Row(f"{at} / (bare step + teacher forward)", time["kit"] / bare, "x", 1.1),
             Row(f"textbook step / {at}", time["textbook step"] / time["kit"], "x", 4, "at least"),
-            Row(f"the same, both with samples of {size[0]} x {size[1]}", times, "x", 4, "at least"),
-        ]
+            Row(
+                "the same, both with samples of {} x {}".format(*size),
+                with_samples, "x", 4, "at least",
+            ),
+        ]  # fmt: skip
     return rows
 
 
@@ -60,11 +64,10 @@ def samples(
     augmentation = replace(config.augmentation, crop=tuple(crop))
     images = LabelledImages(write_samples(folder, batch, size), SPLIT, STAGE.new, config.height)
     augmented = Augmented(images, augmentation, seed=0)
-    native = LabelledImages(images.samples, SPLIT, STAGE.new, config.height, native_labels=True)
     return {
         "kit samples": lambda: [augmented[index] for index in range(batch)],
         "textbook samples": lambda: [
-            textbook.training_sample(native, index, augmentation) for index in range(batch)
+            textbook.training_sample(images, index, augmentation) for index in range(batch)
         ],
     }
 

@@ -68,8 +68,9 @@ class MeanIoU:
                 if start > begin:
                     scores, index = parts[start]
                     _take_higher(highest, best, scores, index + (start - begin))
-                for name in (name for name, classes in sets if classes == slice(begin, stop)):
-                    predictions[name] = best.clone()
+                for name, classes in sets:
+                    if classes == slice(begin, stop):
+                        predictions[name] = best.clone()
         return predictions
 
     def iou(self, name: str) -> Tensor:

@@ -37,9 +37,7 @@ def test_the_textbook_reads_what_the_kit_reads(tmp_path: Path):
 
 
 def test_the_textbook_augments_as_the_paper_says(tmp_path: Path):
-    images = LabelledImages(
-        write_samples(tmp_path, 1, (64, 128)), SPLIT, STAGE.new, 32, native_labels=True
-    )
+    images = LabelledImages(write_samples(tmp_path, 1, (64, 128)), SPLIT, STAGE.new, height=32)
     drawn = []
     for seed in range(2):
         torch.manual_seed(seed)
