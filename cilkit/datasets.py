@@ -116,24 +116,31 @@ class LabelledImages(Dataset):
             entries = {self._entry(folder, sample): sample for sample in samples}
 
             def make(entry: Path) -> dict[str, Tensor]:
-                image, ids = self._decode(entries[entry], native_labels=False)
+                image, ids = self._decode(entries[entry])
                 return {"image": torch.from_numpy(image), "ids": torch.from_numpy(ids)}
 
             stamps = {entry: self._stamp(sample) for entry, sample in entries.items()}
-            fill(folder, stamps, make, self._entry_size())
+            fill(folder, stamps, make, self._entry_size(self.native_labels))
         if self._fits(self._decoded(0)):
             shown = {"leave": False, "delay": 2, "disable": not is_first()}
             for index in tqdm(range(len(self)), "decode", mininterval=1, **shown):
                 self._decoded(index)
 
     def cache_size(self) -> int:
-        """Bytes of the cache on disk once it holds the whole data set; 0 if it needs none."""
-        wanted = self._is_dear() and cache_folder() is not None
-        return self._files * self._entry_size() if wanted else 0
+        """Bytes of the cache on disk once it holds the whole data set; 0 if it needs none.
 
-    def _entry_size(self) -> int:
-        height, width = network_size(_read_size(self.samples[0].image), self.height)
-        return 4 * height * width
+        Training images are kept with labels of their own size, test images with native ones.
+        """
+        if not self._is_dear() or cache_folder() is None:
+            return 0
+        tested = len(self._within.test) if self._within else self._files * self.native_labels
+        return (self._files - tested) * self._entry_size(False) + tested * self._entry_size(True)
+
+    def _entry_size(self, native_labels: bool) -> int:
+        native = _read_size(self.samples[0].image)
+        height, width = network_size(native, self.height)
+        labels = native[0] * native[1] if native_labels else height * width
+        return 3 * height * width + labels
 
     def _is_dear(self) -> bool:
         height, width = _read_size(self.samples[0].image)
@@ -142,7 +149,8 @@ class LabelledImages(Dataset):
     def _entry(self, folder: Path, sample: Sample) -> Path:
         files = f"{sample.image}\n{sample.label}\n{self.height}".encode()
         digest = hashlib.sha256(files).hexdigest()[:16]
-        return folder / f"{sample.image.stem}-{self.height}-{digest}.safetensors"
+        labels = "-native" if self.native_labels else ""
+        return folder / f"{sample.image.stem}-{self.height}{labels}-{digest}.safetensors"
 
     def _stamp(self, sample: Sample) -> dict[str, str]:
         """What an entry of the cache is made from; an entry of another is not used."""
@@ -162,11 +170,9 @@ class LabelledImages(Dataset):
         found = read(entry, self._stamp(sample))
         if found is None:
             return None
-        image, ids = found["image"].numpy(), found["ids"].numpy()
-        return image, read_label_ids(sample.label, self.split) if self.native_labels else ids
+        return found["image"].numpy(), found["ids"].numpy()
 
-    def _decode(self, sample: Sample, native_labels: bool | None = None) -> Decoded:
-        native_labels = self.native_labels if native_labels is None else native_labels
+    def _decode(self, sample: Sample) -> Decoded:
         image = torch.from_numpy(np.array(_read(sample.image).convert("RGB")))  # (H, W, 3)
         image = image.permute(2, 0, 1)  # (3, H, W)
         ids = read_label_ids(sample.label, self.split)  # (H, W)
@@ -177,7 +183,7 @@ class LabelledImages(Dataset):
             )
         size = network_size(ids.shape, self.height)
         image = v2.functional.resize(image, size, antialias=True).contiguous()
-        if not native_labels:
+        if not self.native_labels:
             mask = tv_tensors.Mask(torch.from_numpy(ids))
             ids = v2.functional.resize(mask, size).as_subclass(Tensor).numpy()
         return image.numpy(), ids

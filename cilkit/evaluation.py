@@ -182,7 +182,11 @@ def _best_device() -> torch.device:
 
 
 def place(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
-    """A network or images (B, 3, H, W) on the device, in the memory format of this precision."""
-    bf16 = used_precision(config) == "bf16-mixed"
-    memory_format = torch.channels_last if bf16 else torch.contiguous_format
-    return what.to(fabric.device, memory_format=memory_format)
+    """A network or images (B, 3, H, W) on the device, in the memory format of this precision.
+
+    Images also get its type, so that student and teacher see the same ones.
+    """
+    if used_precision(config) != "bf16-mixed":
+        return what.to(fabric.device, memory_format=torch.contiguous_format)
+    seen = what.bfloat16() if isinstance(what, Tensor) else what  # weights stay in float32
+    return seen.to(fabric.device, memory_format=torch.channels_last)

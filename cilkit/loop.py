@@ -92,9 +92,9 @@ class Training:
             part.requires_grad_(False)
         self.fabric = make_fabric(config)
         place(network, self.fabric, config)
-        self.weights = [weight for weight in network.parameters() if weight.requires_grad]
+        self.weights = _as_one([weight for weight in network.parameters() if weight.requires_grad])
         self.adam = torch.optim.Adam(
-            self.weights, config.learning_rate, weight_decay=config.weight_decay, fused=True
+            [self.weights], config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
         self.parts = [Augmented(images, config.augmentation, seed)]
@@ -131,6 +131,8 @@ class Training:
                 if watch is not None and watch.show is not None and ranks.is_first():
                     watch.show(self.name, pd.DataFrame(self.history))
         network = self.network.cpu().to(memory_format=torch.contiguous_format)
+        for weight in network.parameters():
+            weight.data, weight.grad = weight.detach().clone(), None  # with memory of its own
         network.eval().requires_grad_(True)
         return pd.DataFrame(self.history)
 
@@ -144,11 +146,12 @@ class Training:
         for pixels, labels in _batches(self.parts, self.config, self.seed, self.step):
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
-            pixels, labels = pixels.to(self.fabric.device), labels.to(self.fabric.device)
+            pixels = place(pixels, self.fabric, self.config)
+            labels = labels.to(self.fabric.device)
             logits = ranks.gathered(self.model(pixels))
             terms = self.loss(logits, pixels, ranks.gathered(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
-            self.optimizer.zero_grad()
+            self.optimizer.zero_grad(set_to_none=False)  # they stay parts of one
             # Fabric takes the mean of the ranks' gradients; wanted is their sum
             self.fabric.backward(sum(terms.values()) * ranks.count())
             self.optimizer.step()
@@ -159,7 +162,7 @@ class Training:
             bar.update()
             if checkpoint is not None and ranks.is_first() and checkpoint.due():
                 self._check_sums()
-                if all(weight.isfinite().all() for weight in self.weights):  # else it fails soon
+                if self.weights.isfinite().all():  # else it fails soon
                     checkpoint.save(*self._state())
         self._check_sums()
 
@@ -191,8 +194,7 @@ class Training:
     def _state(self) -> tuple[dict[str, Tensor], dict]:
         """All that the rest of the training depends on: tensors, and what fits into JSON."""
         tensors = {f"network.{k}": value for k, value in self.network.state_dict().items()}
-        for i, weight in enumerate(self.weights):
-            tensors |= {f"adam.{i}.{k}": value for k, value in self.adam.state[weight].items()}
+        tensors |= {f"adam.{k}": value for k, value in self.adam.state[self.weights].items()}
         tensors |= {f"sums.{term}": value for term, value in self.sums.items()}
         tensors |= {f"random.{kind}": get() for kind, (get, _) in self._generators().items()}
         facts = {
@@ -208,15 +210,10 @@ class Training:
             prefix += "."
             return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
 
-        self.network.load_state_dict(under("network"))
-        for i, weight in enumerate(self.weights):
-            self.adam.state[weight] = {
-                # in the memory format of the weight, which decides the order of additions
-                k: torch.empty_like(weight).copy_(value) if value.shape == weight.shape else value
-                for k, value in under(f"adam.{i}").items()
-            }
-        self.history, self.step, self.seconds = facts["history"], facts["step"], facts["seconds"]
         device = self.fabric.device
+        self.network.load_state_dict(under("network"))
+        self.adam.state[self.weights] = {k: t.to(device) for k, t in under("adam").items()}
+        self.history, self.step, self.seconds = facts["history"], facts["step"], facts["seconds"]
         self.sums = {term: tensors[f"sums.{term}"].to(device) for term in facts["terms"]}
         for kind, (_, put) in self._generators().items():
             put(tensors[f"random.{kind}"])
@@ -228,6 +225,22 @@ class Training:
         if self.fabric.device.type in ("cuda", "mps"):
             generators[self.fabric.device.type] = (backend.get_rng_state, backend.set_rng_state)
         return generators
+
+
+def _as_one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One parameter that holds all weights; they become parts of it, their gradients of its own.
+
+    Adam needs a third of the time for it that it needs for some 200 small ones.
+    """
+    one = nn.Parameter(weights[0].new_empty(sum(weight.numel() for weight in weights)))
+    one.grad = torch.zeros_like(one)
+    start = 0
+    for weight in weights:
+        where = weight.shape, weight.stride(), start
+        weight.data = one.detach().as_strided(*where).copy_(weight.detach())
+        weight.grad = one.grad.as_strided(*where)
+        start += weight.numel()
+    return one
 
 
 def _batches(

@@ -43,7 +43,8 @@ class MeanIoU:
         predictions = self._predictions(logits.contiguous(), first)
         kind, predicted = _kinds(predictions, {k: len(counts) for k, counts in self.counts.items()})
         kinds = len(next(iter(predicted.values())))
-        pairs = torch.add(_nearest(kind, labels.shape[-2:]), labels, alpha=kinds)  # (B, H, W)
+        native = _nearest(kind.int(), labels.shape[-2:])  # half the bytes of long
+        pairs = torch.add(native, labels, alpha=kinds)  # (B, H, W)
         most = 256 * kinds  # labels are below 256, VOID
         joint = torch.bincount(pairs.flatten(), minlength=most).view(256, kinds).cpu()
         for name, classes in self.class_sets.items():

@@ -12,9 +12,9 @@ from copy import deepcopy
 from dataclasses import dataclass
 from io import BytesIO
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
-from matplotlib.figure import Figure
 from pandas.io.formats.style import Styler
 from safetensors import torch as safetensors
 
@@ -22,6 +22,9 @@ from cilkit.classes import Split, Stage, unknown
 from cilkit.datasets import resolve
 from cilkit.erfnet import ERFNet
 from cilkit.metrics import MeanIoU
+
+if TYPE_CHECKING:  # a training draws nothing, and need not wait for its import
+    from matplotlib.figure import Figure
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
@@ -353,14 +356,15 @@ def _named(group: Sequence[Run]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} ({names})"
 
 
-def save_results(folder: Path, results: Mapping[str, pd.DataFrame | Styler | Figure]) -> None:
+def save_results(folder: Path, results: "Mapping[str, pd.DataFrame | Styler | Figure]") -> None:
     """Write tables as CSV and LaTeX (booktabs), figures as PNG and SVG, each under its name.
 
     A file is there whole or as it was before.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():
-        files = _figure_files(result) if isinstance(result, Figure) else _table_files(result)
+        table = isinstance(result, pd.DataFrame | Styler)
+        files = _table_files(result) if table else _figure_files(result)
         for suffix, content in files.items():
             unfinished = folder / f".{name}.{suffix}-{uuid.uuid4().hex[:8]}"
             try:
@@ -370,7 +374,7 @@ def save_results(folder: Path, results: Mapping[str, pd.DataFrame | Styler | Fig
                 unfinished.unlink(missing_ok=True)
 
 
-def _figure_files(figure: Figure) -> dict[str, bytes]:
+def _figure_files(figure: "Figure") -> dict[str, bytes]:
     files = {}
     for suffix in ("png", "svg"):
         buffer = BytesIO()

@@ -82,6 +82,22 @@ def test_a_cached_item_is_the_decoded_one_to_the_bit(folder, kept, decoded, heig
     assert all(part.dtype == torch.uint8 for part in items(views[0]))
 
 
+def test_native_labels_come_from_the_cache_too(folder, kept, monkeypatch):
+    images = open_data(folder).test_set("T2", 16)
+    images.prepare()
+    shapes = {tuple(part.shape) for part in items(images)}
+    assert shapes == {(3, 16, 32), (32, 64)}
+
+    def read_label_ids(path, split):
+        raise AssertionError(f"{path} is decoded again")
+
+    monkeypatch.setattr(datasets, "read_label_ids", read_label_ids)
+    assert {tuple(part.shape) for part in items(images)} == shapes
+    small = open_data(folder).test_set("T2", 16, native_labels=False)
+    with pytest.raises(AssertionError, match="is decoded again"):
+        small.load(0)  # its labels are of another size, so it has entries of its own
+
+
 def test_views_with_other_labels_share_an_entry(folder, kept, decoded):
     data = open_data(folder)
     data.single_stage("T3").prepare()

@@ -60,6 +60,10 @@ def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
     images = study.data.stage("T1", height=32)
     files = len(study.data.train) + len(study.data.test)
     assert images.cache_size() == files * 4 * 32 * 64
+    images = study.data.stage("T1", height=16)  # labels of test images stay at their native size
+    trained, tested = len(study.data.train), len(study.data.test)
+    assert images.cache_size() == trained * 4 * 16 * 32 + tested * (3 * 16 * 32 + 32 * 64)
+    assert study.data.test_set("T1", height=16).cache_size() == images.cache_size()
     monkeypatch.setenv("CILKIT_CACHE", "off")
     assert images.cache_size() == 0 and check(study).loc["disk", "here"] == before
 

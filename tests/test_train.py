@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
+from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import default_collate
 
 from cilkit.classes import VOID, restrict
@@ -16,7 +17,7 @@ from cilkit.config import PRESETS, TrainConfig, get_config
 from cilkit.datasets import LabelledImages, open_data
 from cilkit.erfnet import ERFNet
 from cilkit.evaluation import at_once, evaluate, make_fabric, predict, used_precision
-from cilkit.loop import learning_rate
+from cilkit.loop import _as_one, learning_rate
 from cilkit.losses import cross_entropy
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
@@ -203,11 +204,13 @@ def test_training_learns_that_white_is_sky_and_black_is_road(folder, write_png, 
 
 
 def by_hand(images: LabelledImages, config: TrainConfig, seed: int) -> ERFNet:
-    """Eq. (1) in the fewest lines: Adam, and a new rate at every step."""
+    """Eq. (1) in the fewest lines: Adam on the vector of all weights, a new rate at every step."""
     torch.manual_seed(derive_seed(seed, "network"))
     first, stop = images.visible.start, images.visible.stop
     network = ERFNet(stop - first)
-    adam = torch.optim.Adam(network.parameters(), weight_decay=config.weight_decay, fused=True)
+    weights = list(network.parameters())
+    vector = torch.nn.Parameter(parameters_to_vector(weights).detach())
+    adam = torch.optim.Adam([vector], weight_decay=config.weight_decay, fused=True)
     augmented = Augmented(images, config.augmentation, seed)
     steps = len(images) // config.batch
     total = config.epochs * steps
@@ -217,10 +220,12 @@ def by_hand(images: LabelledImages, config: TrainConfig, seed: int) -> ERFNet:
         order = torch.randperm(len(images), generator=generator).split(config.batch)[part]
         pixels, labels = default_collate([augmented[index] for index in order.tolist()])
         adam.param_groups[0]["lr"] = config.learning_rate * (1 - step / total) ** config.power
-        adam.zero_grad()
+        network.train().zero_grad()
         labels = torch.where(labels == VOID, VOID, labels - first)
-        cross_entropy(network.train()(pixels).log_softmax(dim=1), labels).backward()
+        cross_entropy(network(pixels).log_softmax(dim=1), labels).backward()
+        vector.grad = parameters_to_vector([weight.grad for weight in weights])
         adam.step()
+        vector_to_parameters(vector.detach(), weights)
     return network
 
 
@@ -233,6 +238,36 @@ def test_training_is_adam_on_the_cross_entropy_with_a_falling_rate(scenes, tiny,
     with torch.random.fork_rng():
         wanted = by_hand(scenes.stage(stage), config, seed=3)
     assert equal(state(network), state(wanted))
+
+
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_adam_on_all_weights_as_one_is_adam_on_each(make_network, layout):
+    together, apart = (make_network(5).to(memory_format=layout) for _ in range(2))
+    one = _as_one(list(together.parameters()))
+    assert equal(state(together), state(apart))
+    optimizers = [
+        torch.optim.Adam(weights, 2e-3, weight_decay=3e-4, fused=True)
+        for weights in ([one], apart.parameters())
+    ]
+    images = torch.rand(2, 3, 16, 32, generator=torch.Generator().manual_seed(0))
+    for _ in range(3):
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=False)
+        apart(images).square().mean().backward()
+        for weight, other in zip(together.parameters(), apart.parameters(), strict=True):
+            weight.grad += other.grad
+        for optimizer in optimizers:
+            optimizer.step()
+    for weight, other in zip(together.parameters(), apart.parameters(), strict=True):
+        torch.testing.assert_close(weight, other, rtol=1e-6, atol=1e-8)
+        assert weight.stride() == other.stride()
+    assert not equal(state(together), state(make_network(5)))
+
+
+def test_the_weights_of_a_trained_network_have_memory_of_their_own(scenes, tiny, fit_t2):
+    for network in (fit(scenes.stage("T1"), tiny)[0], fit_t2("FE")[0]):
+        for weight in network.parameters():
+            assert weight.untyped_storage().nbytes() == weight.nbytes and weight.grad is None
 
 
 def test_every_epoch_shows_each_image_once_and_in_a_new_order(scenes, tiny):
@@ -486,6 +521,27 @@ def test_both_teachers_answer_for_the_pixels_that_the_student_sees(
     assert new_teacher.training and equal(state(new_teacher), before)
     assert step.new_teacher.equal(predict(new_teacher, one, tiny).softmax(dim=1))
     assert step.new_teacher.shape == (8, 6, 16, 32) and not step.new_teacher.requires_grad
+
+
+@pytest.mark.parametrize(
+    ("precision", "dtype", "layout"),
+    [
+        ("32-true", torch.float32, torch.contiguous_format),
+        ("bf16-mixed", torch.bfloat16, torch.channels_last),
+    ],
+)
+def test_student_teacher_and_evaluation_get_images_of_one_type_and_layout(
+    scenes, teacher, fit_t2, tiny, monkeypatch, precision, dtype, layout
+):
+    seen, forward = [], ERFNet.forward
+    monkeypatch.setattr(ERFNet, "forward", lambda self, x: seen.append(x) or forward(self, x))
+    config = replace(tiny, precision=precision)
+    fit_t2("CIL", config)
+    student, own_teacher = seen
+    assert student.equal(own_teacher) and len(student) == tiny.batch
+    evaluate(teacher, scenes.test_set("T1", 32), {"task1": slice(0, 5)}, config)
+    assert {images.dtype for images in seen} == {dtype}
+    assert all(images.is_contiguous(memory_format=layout) for images in seen)
 
 
 def test_every_remembered_image_comes_once_before_any_comes_again(scenes, fit_t2, tiny):
