@@ -99,7 +99,7 @@ def time_step(
             times["kit"].append(now() - started)
 
     images = Noise(tuple(size), stage, batch * (repeats + 1), method.visible(stage))
-    earlier = SPLIT.stages[: stage.number - 1]
+    earlier = SPLIT.earlier(stage)
     classes = [len(SPLIT.names(before.new)) for before in earlier]  # of each decoder of FT or FE
     teacher = ERFNet(*classes) if method.second_decoder else ERFNet(stage.old.stop)
     more = {}

@@ -85,6 +85,10 @@ class Split:
             raise ValueError(f"{stage.name} is the first stage: nothing was learned before it")
         return self.stages[stage.number - 2]
 
+    def earlier(self, stage: Stage) -> tuple[Stage, ...]:
+        """All stages before `stage`, oldest first."""
+        return self.stages[: stage.number - 1]
+
     def names(self, classes: slice = slice(None)) -> list[str]:
         """Class names of some channels, all by default."""
         return [label_class.name for label_class in self.classes[classes]]

@@ -92,7 +92,7 @@ class Study:
             images = self.data.single_stage(stage, height)
             return self._run(at, "SS" if at.number > 1 else stage, images)
         if method.memory is not None:  # before anything is trained for it
-            for earlier in self.split.stages[: at.number - 1]:
+            for earlier in self.split.earlier(at):
                 check_size(method.memory, len(self.data.images(earlier)))
         models = {"teacher": self.run(self.split.before(at).name, method)}
         if method.memory is not None:
@@ -175,7 +175,7 @@ class Study:
             if method is None:
                 network, history = fit(images, self.config, self.seed, folder.name, **looking)
             else:
-                earlier = self.split.stages[: stage.number - 1] if method.memory is not None else ()
+                earlier = self.split.earlier(stage) if method.memory is not None else ()
                 network, history = fit_stage(
                     method,
                     images,

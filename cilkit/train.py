@@ -134,7 +134,7 @@ def _check_labels(
 ) -> None:
     """Whether the data show a method exactly what it declares to need."""
     _check_view(f"{method.name} in {stage.name}", images, stage, method.visible(stage))
-    earlier = images.split.stages[: stage.number - 1] if method.memory is not None else ()
+    earlier = images.split.earlier(stage) if method.memory is not None else ()
     if len(memory) != len(earlier):
         raise ValueError(
             f"{method.name} in {stage.name} may remember images of "

@@ -133,6 +133,11 @@ def test_the_teacher_of_a_stage_is_the_stage_before(split):
         split.before(split.stage("T1"))
 
 
+def test_all_stages_before_one_come_oldest_first(split):
+    found = {s.name: [earlier.name for earlier in split.earlier(s)] for s in split.stages}
+    assert found == {"T1": [], "T2": ["T1"], "T3": ["T1", "T2"]}
+
+
 def test_a_channel_is_found_by_the_name_of_its_class(split):
     assert split.channel("road") == 0
     assert split.channel("building") == 5
