@@ -27,14 +27,13 @@ def cross_entropy(log_y: Tensor, labels: Tensor) -> Tensor:
             "wanted (B, S, H, W) and (B, H, W)"
         )
     labelled = labels != VOID  # (B, H, W)
-    index = labels.where(labelled, 0)  # (B, H, W), the channel that y-bar singles out
-    low, high = index.aminmax()
-    if low < 0 or high >= log_y.shape[1]:
+    if (foreign := labels[labelled & ((labels < 0) | (labels >= log_y.shape[1]))]).numel():
         raise ValueError(
-            f"label {low if low < 0 else high} for {log_y.shape[1]} channels; count labels from "
-            "the first class of the slice: restrict(labels, classes)"
+            f"label {foreign[0].item()} for {log_y.shape[1]} channels; count labels from the first "
+            "class of the slice: restrict(labels, classes)"
         )
-    log_y_true = log_y.gather(1, index[:, None])[:, 0]  # (B, H, W)
+    index = labels.where(labelled, 0)[:, None]  # (B, 1, H, W)
+    log_y_true = log_y.gather(1, index)[:, 0]  # (B, H, W), the channel that y-bar singles out
     per_pixel = torch.where(labelled, -_at_least_float32(log_y_true), 0)
     return per_pixel.sum() / labelled.sum().clamp(min=1)
 
