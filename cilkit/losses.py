@@ -21,6 +21,15 @@ def cross_entropy(log_y: Tensor, labels: Tensor) -> Tensor:
 
     Raises ValueError if the shapes do not match or a label has no channel.
     """
+    return mean_over(labels != VOID, -true_log_y(log_y, labels))
+
+
+def true_log_y(log_y: Tensor, labels: Tensor) -> Tensor:
+    """The log-probability of the labelled class, which y-bar singles out in eq. (1): (B, H, W).
+
+    Arguments and errors are those of `cross_entropy`. A pixel without label gets that of channel
+    0, for `mean_over` to leave out.
+    """
     if log_y.dim() != 4 or labels.shape != (log_y.shape[0], *log_y.shape[2:]):
         raise ValueError(
             f"log-probabilities have shape {tuple(log_y.shape)} and labels {tuple(labels.shape)}; "
@@ -33,9 +42,12 @@ def cross_entropy(log_y: Tensor, labels: Tensor) -> Tensor:
             "class of the slice: restrict(labels, classes)"
         )
     index = labels.where(labelled, 0)[:, None]  # (B, 1, H, W)
-    log_y_true = log_y.gather(1, index)[:, 0]  # (B, H, W), the channel that y-bar singles out
-    per_pixel = torch.where(labelled, -_at_least_float32(log_y_true), 0)
-    return per_pixel.sum() / labelled.sum().clamp(min=1)
+    return _at_least_float32(log_y.gather(1, index)[:, 0])  # (B, H, W)
+
+
+def mean_over(mask: Tensor, per_pixel: Tensor) -> Tensor:
+    """The mean over the pixels of a mask, both (B, H, W); 0 if it is empty."""
+    return per_pixel.where(mask, 0).sum() / mask.sum().clamp(min=1)
 
 
 def masked_distillation(
@@ -74,7 +86,7 @@ def masked_distillation(
         per_pixel = weight * per_pixel
     if mask is None:
         return per_pixel.mean()
-    return per_pixel.where(mask, 0).sum() / mask.sum().clamp(min=1)
+    return mean_over(mask, per_pixel)
 
 
 def entropy_weight(teacher_y: Tensor) -> Tensor:

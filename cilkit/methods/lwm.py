@@ -3,8 +3,8 @@
 import torch
 from torch import Generator, Tensor
 
-from cilkit.classes import restrict
-from cilkit.losses import cross_entropy, masked_distillation
+from cilkit.classes import belongs
+from cilkit.losses import masked_distillation, mean_over, true_log_y
 from cilkit.methods.base import Memory, Method, Step
 
 
@@ -15,11 +15,12 @@ def lwm_loss(step: Step) -> dict[str, Tensor]:
     each cross-entropy finds its own images in the batch.
     """
     logits = step.logits.contiguous()  # once for three softmaxes; each would else reorder its own
-    joint_old, joint_new = step.by_task(logits.log_softmax(dim=1))  # old and new compete
+    joint = logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
+    ce = -true_log_y(joint, step.labels)  # (B, H, W)
     old, new = step.by_task(logits)  # (B, O, H, W), (B, N, H, W)
     return {
-        "ce_new": cross_entropy(joint_new, restrict(step.labels, step.new)),
-        "ce_memory": cross_entropy(joint_old, restrict(step.labels, step.old)),
+        "ce_new": mean_over(belongs(step.labels, step.new), ce),
+        "ce_memory": mean_over(belongs(step.labels, step.old), ce),
         "kd_old": masked_distillation(old.log_softmax(dim=1), step.teacher),
         "kd_new": masked_distillation(new.log_softmax(dim=1), step.new_teacher),
     }
