@@ -36,20 +36,20 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
     stage = data.split.stage("T2")
     images = data.stage("T2", height=config.height)
     images = images.subset(range(min(most, len(images))))
-    batches, in_steps = loop._batches, 0.0
+    batches, in_steps, whole = loop._batches, 0.0, 0.0
 
     def timed(*arguments: object) -> Iterator:
-        nonlocal in_steps
-        in_steps = 0.0  # a new epoch
+        nonlocal in_steps, whole
+        began, in_steps = now(), 0.0  # a new epoch
         for batch in batches(*arguments):
             started = now()
             yield batch
             in_steps += now() - started
+        whole = now() - began
 
     with patch("cilkit.loop._batches", timed):
-        teacher = ERFNet(stage.old.stop)
-        _, history = fit_stage(METHODS["CIL"], images, stage, teacher, config)
-    share = 1 - in_steps / history["seconds"].iloc[-1]
+        fit_stage(METHODS["CIL"], images, stage, ERFNet(stage.old.stop), config)
+    share = 1 - in_steps / whole
     return Row(f"share of an epoch not in steps, {name}", 100 * share, "%", 5)
 
 
