@@ -22,9 +22,9 @@ def bare_step(
 
     pixels (B, 3, H, W), gradient (B, S, H, W). With bf16 under autocast and in channels_last.
     """
-    layout = torch.channels_last if bf16 else torch.contiguous_format
+    layout, dtype = bare_form(bf16)
     student.to(memory_format=layout).train()
-    pixels = pixels.contiguous(memory_format=layout)
+    pixels = pixels.to(dtype, memory_format=layout)
     adam = torch.optim.Adam(student.parameters(), weight_decay=3e-4)
 
     def step() -> None:
@@ -39,15 +39,22 @@ def bare_step(
 
 def bare_teacher(teacher: nn.Module, pixels: Tensor, bf16: bool) -> Callable[[], Tensor]:
     """Its logits, in the precision and layout of `bare_step`."""
-    layout = torch.channels_last if bf16 else torch.contiguous_format
+    layout, dtype = bare_form(bf16)
     teacher.to(memory_format=layout).eval()
-    pixels = pixels.contiguous(memory_format=layout)
+    pixels = pixels.to(dtype, memory_format=layout)
 
     def forward() -> Tensor:
         with torch.no_grad(), torch.autocast(pixels.device.type, torch.bfloat16, enabled=bf16):
             return teacher(pixels)
 
     return forward
+
+
+def bare_form(bf16: bool) -> tuple[torch.memory_format, torch.dtype]:
+    """In which layout and type the bare networks get their images: the fastest, as the kit's do."""
+    if bf16:
+        return torch.channels_last, torch.bfloat16
+    return torch.contiguous_format, torch.float32
 
 
 def cil_loss(logits: Tensor, labels: Tensor, teacher_y: Tensor, old: int) -> Tensor:

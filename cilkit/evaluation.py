@@ -186,7 +186,8 @@ def place(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
 
     Images also get its type, so that student and teacher see the same ones.
     """
-    if used_precision(config) != "bf16-mixed":
-        return what.to(fabric.device, memory_format=torch.contiguous_format)
-    seen = what.bfloat16() if isinstance(what, Tensor) else what  # weights stay in float32
-    return seen.to(fabric.device, memory_format=torch.channels_last)
+    bf16 = used_precision(config) == "bf16-mixed"
+    if bf16 and isinstance(what, Tensor):  # weights stay in float32
+        what = what.bfloat16()
+    memory_format = torch.channels_last if bf16 else torch.contiguous_format
+    return what.to(fabric.device, memory_format=memory_format)
