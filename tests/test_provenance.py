@@ -1,3 +1,4 @@
+import ast
 import gc
 import importlib.util
 import shutil
@@ -8,15 +9,18 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from threading import Lock
 
 import pytest
 
 from cilkit import provenance
 from cilkit.classes import ROOT, belongs
+from cilkit.definitions import Definitions, without_prose
 from cilkit.losses import masked_distillation
 from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
-from cilkit.provenance import SHARED_CODE, code_version
+from cilkit.provenance import LEFT_OUT, TRAINING, code_version
 
 
 def load_method(file: Path, source: str) -> Method:
@@ -88,44 +92,165 @@ def test_the_two_forms_of_cil_differ_by_their_argument_alone():
     assert version_of(one) != version_of(other)
 
 
+def definitions(package: Path) -> Definitions:
+    return Definitions(package, LEFT_OUT)
+
+
 @pytest.fixture
-def package(tmp_path, monkeypatch) -> Path:
-    """A copy of the package that a test may change, and whose code counts."""
+def package(tmp_path) -> Path:
+    """A copy of the package that a test may change."""
     package = tmp_path / "cilkit"
-    shutil.copytree(Path(provenance.__file__).parent, package)
-    monkeypatch.setattr(provenance, "__file__", str(package / "provenance.py"))
+    shutil.copytree(ROOT / "cilkit", package, ignore=shutil.ignore_patterns("__pycache__"))
     return package
 
 
-@pytest.mark.parametrize("module", SHARED_CODE)
-def test_code_of_the_package_counts_and_its_prose_does_not(package, module):
-    before = code_version(None)
-    file = package / f"{module}.py"
+def versions(package: Path) -> dict[str, str]:
+    """The version of all that a training computes, and those of the losses of the kit."""
+    found, losses = definitions(package), [_loss_name(method) for method in METHODS.values()]
+    return {"shared": found.version(*TRAINING)} | {name: found.version(name) for name in losses}
+
+
+def _loss_name(method: Method) -> str:
+    return getattr(method.loss, "func", method.loss).__name__
+
+
+def change(package: Path, old: str, new: str) -> None:
+    """Replace the only place in the package that has this text."""
+    (file,) = [file for file in package.rglob("*.py") if old in file.read_text()]
+    assert file.read_text().count(old) == 1
+    file.write_text(file.read_text().replace(old, new))
+
+
+def test_the_copy_of_a_package_has_its_version(package):
+    before = versions(package)
+    assert before["shared"] == code_version(None)["shared"]
+    assert len(set(before.values())) == len(before)
+
+
+class Reworded(ast.NodeTransformer):
+    """Other docstrings, error texts, printed lines and annotations, and one more import."""
+
+    def visit_FunctionDef(self, node):
+        self.generic_visit(node)
+        node.returns = ast.Constant("object")
+        node.body.insert(0, ast.Expr(ast.Constant("What it does, said anew.")))
+        node.body.insert(1, ast.parse("import os").body[0])
+        node.body.insert(2, ast.parse("print('working')").body[0])
+        return node
+
+    def visit_Raise(self, node):
+        if isinstance(node.exc, ast.Call) and isinstance(node.exc.func, ast.Name):
+            node.exc.args = [ast.Constant("another text")]
+        return node
+
+
+def test_reworded_errors_docstrings_and_printed_lines_change_no_version(package):
+    before = versions(package)
+    for file in package.rglob("*.py"):
+        tree = Reworded().visit(ast.parse(file.read_text()))
+        file.write_text(f"# a comment\n{ast.unparse(ast.fix_missing_locations(tree))}\n")
+    assert versions(package) == before
+
+
+def test_a_move_to_another_file_changes_no_version(package):
+    before = versions(package)
+    file = package / "losses.py"
     source = file.read_text()
-    first, rest = source.split('"""', 2)[1:]
-    file.write_text(f'"""{first} And more."""\n# a comment\n{rest}\n\n# the end\n')
-    assert code_version(None) == before
-    file.write_text(f"{source}\nNEW = 1\n")
-    assert code_version(None) != before
-    assert code_version(METHODS["CIL"])["shared"] == code_version(None)["shared"]
+    tree = ast.parse(source)
+    (moved,) = [node for node in tree.body if getattr(node, "name", "") == "mean_over"]
+    text = ast.get_source_segment(source, moved)
+    (package / "rooms").mkdir()
+    (package / "rooms" / "__init__.py").write_text("")
+    (package / "rooms" / "means.py").write_text(f"from torch import Tensor\n\n\n{text}\n")
+    source = source.replace(text, "from cilkit.rooms.means import mean_over")
+    file.write_text(source)
+    assert versions(package) == before
+    file.write_text(source.replace("cilkit.rooms.means import mean_over", "cilkit import rooms"))
+    (package / "rooms" / "__init__.py").write_text("from .means import mean_over\n")
+    file.write_text(file.read_text().replace("mean_over(", "rooms.mean_over("))
+    assert versions(package)["shared"] != before["shared"]  # cross_entropy calls it another way
+    assert ("mean_over", without_prose(moved)) in definitions(package).closure("fit")
 
 
-def test_modules_that_decide_no_outcome_do_not_count(package):
-    before = code_version(METHODS["CIL"])
-    for name in ("runs", "tables", "claims", "study"):
-        (package / f"{name}.py").write_text("")
-    assert code_version(METHODS["CIL"]) == before
+@pytest.mark.parametrize(
+    ("old", "new", "counts_for"),
+    [
+        ("clamp(min=1)", "clamp(min=2)", "all"),  # of the losses
+        ("return 100 * hits / union", "return 100 * hits / (union + 1)", "shared"),
+        ("(1 - done / config.epochs)", "(1 + done / config.epochs)", "shared"),
+        ("IN_MEMORY = 2**30", "IN_MEMORY = 2**20", "shared"),
+        ("y = F.relu(self.conv3x1_1(x))", "y = F.gelu(self.conv3x1_1(x))", "shared"),
+        ("entr(y).sum(dim=1)", "entr(y).mean(dim=1)", "cil_loss"),
+        ("not_new = ~belongs(", "not_new = belongs(", "cil_loss"),
+        ('SAME_IN_A_TABLE = ("data",', 'SAME_IN_A_TABLE = ("DATA",', "none"),
+    ],
+)
+def test_a_changed_constant_or_operator_changes_the_versions_that_it_decides(
+    package, old, new, counts_for
+):
+    before = versions(package)
+    change(package, old, new)
+    after = versions(package)
+    expected = {"all": set(before), "none": set()}.get(counts_for, {counts_for})
+    assert {name for name in before if after[name] != before[name]} == expected
 
 
-def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(package):
+class Mutated(ast.NodeTransformer):
+    """The first number, comparison or operator of a definition that decides something, changed."""
+
+    OPPOSITE = {ast.Add: ast.Sub, ast.Sub: ast.Add, ast.Mult: ast.Div, ast.Lt: ast.Gt}
+
+    def __init__(self):
+        self.done = False
+
+    def visit(self, node):
+        if self.done or isinstance(node, ast.Raise | ast.arg):
+            return node
+        if isinstance(node, ast.Constant) and type(node.value) in (int, float):
+            self.done, node.value = True, node.value + 1
+        elif isinstance(node, ast.BinOp) and type(node.op) in self.OPPOSITE:
+            self.done, node.op = True, self.OPPOSITE[type(node.op)]()
+        return self.generic_visit(node)
+
+
+def test_every_number_and_operator_in_a_definition_that_counts_is_in_its_version():
+    closure = definitions(ROOT / "cilkit").closure(*TRAINING, *map(_loss_name, METHODS.values()))
+    sources = {}
+    for file in (ROOT / "cilkit").rglob("*.py"):
+        for node in ast.parse(file.read_text()).body:
+            sources.setdefault(getattr(node, "name", None), []).append(node)
+    changed = 0
+    for name, code in closure:
+        for node in sources.get(name, []):
+            if without_prose(node) == code:
+                mutation = Mutated()
+                mutated = mutation.visit(node)
+                assert (without_prose(mutated) != code) == mutation.done, name
+                changed += mutation.done
+    assert changed > 40
+
+
+def test_what_is_left_out_is_there():
+    sources = [file.read_text() for file in (ROOT / "cilkit").rglob("*.py")]
+    for name in LEFT_OUT:
+        assert any(f"\ndef {name}(" in s or f"\nclass {name}:" in s for s in sources), name
+
+
+def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(package, monkeypatch):
     before = {name: code_version(method) for name, method in METHODS.items()}
-    file = package / "memory.py"
-    file.write_text(f"{file.read_text()}\n# a comment\n")
-    assert {name: code_version(method) for name, method in METHODS.items()} == before
-    file.write_text(f"{file.read_text()}\nNEW = 1\n")
+    change(package, 'derive_seed(seed, "memory")', 'derive_seed(seed, "memories")')
+    monkeypatch.setattr(provenance, "package_code", lambda: definitions(package))
     after = {name: code_version(method) for name, method in METHODS.items()}
     assert {name for name in METHODS if after[name] != before[name]} == {"LWM"}
     assert after["LWM"]["shared"] == before["LWM"]["shared"]
+
+
+def test_a_name_of_two_definitions_is_refused(package):
+    (package / "twin.py").write_text("def fit():\n    pass\n")
+    with pytest.raises(ValueError, match="fit is defined in .*, cilkit.twin; wanted exactly one"):
+        definitions(package).version("fit")
+    with pytest.raises(ValueError, match="fitt is defined in no module"):
+        definitions(package).version("fitt")
 
 
 def test_a_method_with_a_function_written_on_the_spot_has_a_version():
@@ -236,6 +361,96 @@ def test_a_loss_without_a_source_is_refused():
     exec("def loss(step):\n    return {}", scope)
     with pytest.raises(ValueError, match="source of loss cannot be read.*notebook cell or in a f"):
         code_version(Method("mine", 1, scope["loss"]))
+
+
+STATEFUL = """
+import torch
+from torch import nn
+from cilkit import METHODS, Method
+
+FACTOR = {factor}
+
+class Kept:
+    scale = {scale}
+
+    def __init__(self, factor):
+        self.factor, self.table = factor, {{"a": torch.full((3,), float(factor))}}
+
+    def loss(self, step):
+        return {{"ce": self.factor * self.scale * sum(half(x) for x in step.logits.sum())}}
+
+    def __call__(self, step):
+        return self.loss(step)
+
+def half(x):
+    return {half} * x
+
+class Learned(nn.Module):
+    def __init__(self, factor):
+        super().__init__()
+        self.linear = nn.Linear(2, 2)
+        nn.init.constant_(self.linear.weight, factor)
+        nn.init.zeros_(self.linear.bias)
+
+    def forward(self, step):
+        return {{"ce": self.linear.weight.sum() * step.logits.sum()}}
+
+def with_default(step, factor=FACTOR):
+    return {{"ce": factor * sum(half(x) for x in step.logits.sum())}}
+
+FORMS = {{
+    "bound": Kept(FACTOR).loss,
+    "callable": Kept(FACTOR),
+    "module": Learned(FACTOR),
+    "default": with_default,
+}}
+MINE = Method("mine", 1, FORMS["{form}"])
+"""
+
+
+def stateful(form: str, factor=1, scale=1, half=0.5) -> str:
+    return STATEFUL.format(form=form, factor=factor, scale=scale, half=half)
+
+
+@pytest.mark.parametrize("form", ["bound", "callable", "module", "default"])
+def test_a_loss_with_a_state_has_one_version_for_each_state(tmp_path, form):
+    one = version_of(load_method(tmp_path / "a.py", stateful(form)))
+    assert one == version_of(load_method(tmp_path / "b.py", stateful(form)))
+    others = [version_of(load_method(tmp_path / "c.py", stateful(form, factor=2)))]
+    if form != "module":
+        others.append(version_of(load_method(tmp_path / "d.py", stateful(form, half=0.25))))
+    if form in ("bound", "callable"):
+        others.append(version_of(load_method(tmp_path / "e.py", stateful(form, scale=2))))
+    assert one not in others and len(set(others)) == len(others)
+
+
+@pytest.mark.parametrize("form", ["bound", "module"])
+def test_a_loss_with_a_state_has_the_same_version_in_every_process(tmp_path, form):
+    here = version_of(load_method(tmp_path / "a.py", stateful(form)))
+    script = f"{stateful(form)}\nfrom cilkit.provenance import code_version\n"
+    (tmp_path / "b.py").write_text(f"{script}print(code_version(MINE))")
+    done = subprocess.run(
+        [sys.executable, tmp_path / "b.py"], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert f"'method': '{here}'" in done.stdout
+
+
+def test_a_loss_that_holds_what_cannot_be_recorded_is_refused():
+    def loss(step, lock=Lock()):  # noqa: B008
+        return {"ce": step.logits.sum()}
+
+    with pytest.raises(ValueError, match="refers to <unlocked .*, and a run must remember what it"):
+        code_version(Method("mine", 1, loss))
+
+
+def test_a_loss_of_the_kit_that_is_called_directly_counts_with_what_it_computes(
+    package, monkeypatch
+):
+    mine = Method("mine", 9, lambda step: cil_loss(step, weighted=True))
+    before = version_of(mine)
+    change(package, "entr(y).sum(dim=1)", "entr(y).mean(dim=1)")
+    monkeypatch.setattr(provenance, "package_code", lambda: definitions(package))
+    assert version_of(mine) != before
 
 
 @pytest.fixture
