@@ -15,12 +15,15 @@ from pathlib import Path
 
 from snakemake.utils import available_cpu_count
 
-from cilkit.classes import load_split, unknown
-from cilkit.config import get_config
-from cilkit.datasets import open_data, resolve
+from cilkit.checks import unknown
+from cilkit.splits import load_split
+from cilkit.training.config import get_config
+from cilkit.data.scenes import open_data
+from cilkit.files import resolve
 from cilkit.methods import METHODS
-from cilkit.parameters import PARAMETERS, check_path, check_seed, several
-from cilkit.runs import NEW_TEACHER, run_name
+from cilkit.checks import check_path, check_seed
+from cilkit.study.parameters import PARAMETERS, several
+from cilkit.study.runs import NEW_TEACHER, run_name
 
 # what was asked for: all of it is checked here, before the first job
 
@@ -61,7 +64,7 @@ STUDY = resolve(RUNS) / "{data}" / "{preset}"
 RESULTS, OF_SEED = STUDY / "results", STUDY / "seed{seed}"
 DATA_DONE, RESULTS_DONE, DONE = STUDY.parent / "done" / "data", RESULTS / "done", OF_SEED / "done"
 LOGS, EXECUTED = OF_SEED / "logs", OF_SEED / "notebooks"
-SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("data/splits").glob("*.toml")]))
+SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("cilkit/resources").rglob("*.*")]))
 THREADS = max(1, available_cpu_count() // 2)  # two trainings side by side use two cores best
 
 TRAININGS = {"T1": ("T1", "SS", [])}  # run: its stage, its method, the runs that it is made from
@@ -119,7 +122,7 @@ def conclusion():
     """The commands of the last job: for each data set and preset, Tables II and III."""
     said = []
     for folder in map(str, expand(STUDY, **EVERY)):
-        tables = f"{shlex.quote(sys.executable)} -m cilkit.tables {shlex.quote(folder)}"
+        tables = f"{shlex.quote(sys.executable)} -m cilkit.results {shlex.quote(folder)}"
         said += [f"echo {shlex.quote(line)}" for line in ("", folder)] + [tables]
     if LEFT_OUT:
         said.append(f"echo 'left out, as they show other methods too: {' '.join(LEFT_OUT)}'")

@@ -8,15 +8,16 @@ from unittest.mock import patch
 
 from benchmarks.scenes import SPLIT, STAGE, as_if_large, write_samples
 from benchmarks.timing import Row, interleaved, now, seconds, threads
-from cilkit import loop
-from cilkit.classes import ROOT
-from cilkit.config import PRESETS, TrainConfig
-from cilkit.datasets import LabelledImages, StreetScenes, open_data
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import make_fabric
+from cilkit.data.augmentation import Augmented
+from cilkit.data.images import LabelledImages
+from cilkit.data.scenes import StreetScenes, open_data
+from cilkit.files import ROOT
 from cilkit.methods import METHODS
-from cilkit.train import fit_stage
-from cilkit.transforms import Augmented
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training import loop
+from cilkit.training.config import PRESETS, TrainConfig
+from cilkit.training.evaluation import make_fabric
+from cilkit.training.stage import fit_stage
 
 CAMVID = Path(os.environ.get("CAMVID", ROOT.parent / "shared" / "camvid"))
 
@@ -47,7 +48,7 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
             in_steps += now() - started
         whole = now() - began
 
-    with patch("cilkit.loop._batches", timed):
+    with patch("cilkit.training.loop._batches", timed):
         fit_stage(METHODS["CIL"], images, stage, ERFNet(stage.old.stop), config)
     share = 1 - in_steps / whole
     return Row(f"share of an epoch not in steps, {name}", 100 * share, "%", 5)

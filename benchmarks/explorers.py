@@ -17,8 +17,8 @@ from ipywidgets import SelectionSlider, ValueWidget
 from benchmarks.scenes import make_network
 from benchmarks.timing import Row, seconds
 from cilkit import METHODS, Study
-from cilkit.toyscapes import write_toyscapes
-from cilkit.widgets import Explorer, entropy_explorer, pixel_explorer, split_explorer
+from cilkit.explore.widgets import Explorer, entropy_explorer, pixel_explorer, split_explorer
+from cilkit.toyscapes.write import write_toyscapes
 
 GOALS = {(128, 256): 150, (512, 1024): 500}  # ms by size, answers of the networks cached
 FRACTION = 40  # of the images of Cityscapes: 11 in the test set

@@ -10,10 +10,10 @@ from matplotlib.figure import Figure
 from benchmarks.scenes import SPLIT, STAGE, make_network, write_samples
 from benchmarks.steps import CIL, QUICK, time_step
 from benchmarks.timing import Row, seconds
-from cilkit.classes import ROOT
-from cilkit.config import PRESETS
-from cilkit.datasets import LabelledImages
-from cilkit.evaluation import evaluate
+from cilkit.data.images import LabelledImages
+from cilkit.files import ROOT
+from cilkit.training.config import PRESETS
+from cilkit.training.evaluation import evaluate
 
 PICTURE = ROOT / "data" / "cost_curves.png"
 

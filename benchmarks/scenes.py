@@ -11,10 +11,11 @@ import numpy as np
 import torch
 from PIL import Image
 
-from cilkit.classes import Stage, load_split
-from cilkit.datasets import LabelledImages, Sample
-from cilkit.erfnet import ERFNet
-from cilkit.toyscapes import draw_scene
+from cilkit.classes import Stage
+from cilkit.data.images import LabelledImages, Sample
+from cilkit.networks.erfnet import ERFNet
+from cilkit.splits import load_split
+from cilkit.toyscapes.scene import draw_scene
 
 SPLIT = load_split("cityscapes")
 STAGE = SPLIT.stage("T2")
@@ -28,7 +29,7 @@ def as_if_large() -> Iterator[Path]:
     """
     with (
         TemporaryDirectory() as name,
-        patch.multiple("cilkit.datasets", IN_MEMORY=0, DEAR=0),
+        patch.multiple("cilkit.data.images", IN_MEMORY=0, DEAR=0),
         patch.dict(os.environ, {"CILKIT_CACHE": str(Path(name) / "cache")}),
     ):
         yield Path(name)
@@ -58,7 +59,7 @@ class Noise(LabelledImages):
         super().__init__([Sample(Path(), Path(), stage.cities[0])] * count, SPLIT, visible)
         self.size = size
 
-    def prepare(self) -> None:
+    def prepare(self, progress: bool = True) -> None:
         """There is nothing to decode."""
 
     def load(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

@@ -5,10 +5,10 @@ from dataclasses import replace
 from benchmarks import textbook
 from benchmarks.scenes import SPLIT, as_if_large, make_network, write_samples
 from benchmarks.timing import Row, device, interleaved, peak_memory
-from cilkit.config import PRESETS, TrainConfig
-from cilkit.datasets import LabelledImages
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import evaluate
+from cilkit.data.images import LabelledImages
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training.config import PRESETS, TrainConfig
+from cilkit.training.evaluation import evaluate
 
 STAGE = SPLIT.stage("T3")
 SETS = SPLIT.class_sets(STAGE)  # five

@@ -13,13 +13,13 @@ from benchmarks import textbook
 from benchmarks.scenes import SPLIT, STAGE, Noise, as_if_large, random_batch, write_samples
 from benchmarks.timing import Row, device, now, peak_memory, seconds
 from cilkit.classes import Stage
-from cilkit.config import PRESETS
-from cilkit.datasets import LabelledImages
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import used_precision
+from cilkit.data.augmentation import Augmented
+from cilkit.data.images import LabelledImages
 from cilkit.methods import METHODS, Method, Step
-from cilkit.train import fit_stage
-from cilkit.transforms import Augmented
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training.config import PRESETS
+from cilkit.training.evaluation import used_precision
+from cilkit.training.stage import fit_stage
 
 PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
 CIL = METHODS["CIL"]
@@ -107,7 +107,7 @@ def time_step(
         count = method.memory.size
         more["memory"] = [Noise(tuple(size), before, count, before.new) for before in earlier]
         more["new_teacher"] = ERFNet(len(SPLIT.names(stage.new)))
-    with patch("cilkit.loop._batches", batches):
+    with patch("cilkit.training.loop._batches", batches):
         fit_stage(method, images, stage, teacher, config, **more)
     return {name: median(values[1:]) for name, values in times.items()}
 

@@ -11,8 +11,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 
 from cilkit.classes import VOID
-from cilkit.datasets import LabelledImages, network_size
-from cilkit.transforms import Augmentation
+from cilkit.data.augmentation import Augmentation
+from cilkit.data.images import LabelledImages, network_size
 
 
 def bare_step(

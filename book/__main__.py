@@ -12,8 +12,8 @@ from nbformat import NotebookNode
 from sphinx.cmd.build import build_main
 
 from book import pages
-from cilkit.classes import ROOT, unknown
-from cilkit.datasets import resolve
+from cilkit.checks import unknown
+from cilkit.files import ROOT, resolve
 
 STUDY = {"DATA": "toyscapes", "RUNS": "data/runs", "PRESET": "quick", "SEED": "0"}
 OTHERS = ["SEEDS", "METHODS"]

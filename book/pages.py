@@ -13,7 +13,7 @@ from nbformat import NotebookNode
 from sphinx.addnodes import pending_xref
 from sphinx.application import Sphinx
 
-from cilkit.classes import ROOT
+from cilkit.files import ROOT
 
 WIDGET = "application/vnd.jupyter.widget-view+json"
 SLIDERS = (

@@ -2,16 +2,16 @@
 
 from importlib import import_module
 
-_ROOMS = {  # what a notebook imports from here, and where it lives; a room is opened when needed
+_EXPORTS = {  # what a notebook imports from here, and the module it is in, imported when needed
     "METHODS": "methods",
-    "PRESETS": "config",
+    "PRESETS": "training.config",
     "VOID": "classes",
-    "ERFNet": "erfnet",
+    "ERFNet": "networks.erfnet",
     "MeanIoU": "metrics",
     "Method": "methods",
     "Step": "methods",
-    "Study": "study",
-    "TrainConfig": "config",
+    "Study": "study.study",
+    "TrainConfig": "training.config",
     "belongs": "classes",
     "cross_entropy": "losses",
     "entropy_weight": "losses",
@@ -19,14 +19,25 @@ _ROOMS = {  # what a notebook imports from here, and where it lives; a room is o
     "masked_distillation": "losses",
     "restrict": "classes",
 }
-__all__ = list(_ROOMS)
+_MODULES = {  # modules that notebooks use by name
+    "claims": "results.claims",
+    "machine": "study.machine",
+    "pixels": "explore.pixels",
+    "plots": "explore.plots",
+    "runs": "study.runs",
+    "tables": "results.tables",
+    "widgets": "explore.widgets",
+}
+__all__ = [*_EXPORTS, *_MODULES]
 
 
 def __getattr__(name: str) -> object:
-    if name not in _ROOMS:
+    if name in _MODULES:
+        return import_module(f"cilkit.{_MODULES[name]}")
+    if name not in _EXPORTS:
         raise AttributeError(f"module 'cilkit' has no attribute {name!r}")
-    return getattr(import_module(f"cilkit.{_ROOMS[name]}"), name)
+    return getattr(import_module(f"cilkit.{_EXPORTS[name]}"), name)
 
 
 def __dir__() -> list[str]:
-    return sorted([*globals(), *_ROOMS])
+    return sorted([*globals(), *__all__])

@@ -2,8 +2,9 @@
 
 from pathlib import Path
 
-from cilkit import VOID, Study, belongs, plots
-from cilkit.train import predict
+from cilkit import VOID, Study, belongs
+from cilkit.explore import plots
+from cilkit.training.evaluation import predict
 
 SCENE = 15  # of the test images
 

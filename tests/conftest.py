@@ -19,14 +19,16 @@ from hypothesis import HealthCheck, settings
 from PIL import Image
 
 from benchmarks.scenes import make_network as _make_network
-from cilkit.classes import ROOT, Split, load_split
-from cilkit.config import PRESETS, TrainConfig
-from cilkit.datasets import StreetScenes, open_data
+from cilkit.classes import Split
+from cilkit.data.augmentation import Augmentation
+from cilkit.data.scenes import StreetScenes, open_data
+from cilkit.files import ROOT
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
-from cilkit.runs import Run
-from cilkit.toyscapes import write_toyscapes
-from cilkit.transforms import Augmentation
+from cilkit.splits import load_split
+from cilkit.study.runs import Run
+from cilkit.toyscapes.write import write_toyscapes
+from cilkit.training.config import PRESETS, TrainConfig
 
 # tiny tensors: a second thread gains nothing, and beside another busy program it costs 50x
 torch.set_num_threads(1)

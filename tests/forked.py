@@ -12,7 +12,9 @@ from pathlib import Path
 SERVED = "forkserver" in multiprocessing.get_all_start_methods()
 PROCESSES = multiprocessing.get_context("forkserver" if SERVED else "spawn")
 if SERVED:
-    PROCESSES.set_forkserver_preload(["cilkit.study", "pytest", "snakemake.cli", "smart_open"])
+    PROCESSES.set_forkserver_preload(
+        ["cilkit.study.study", "pytest", "snakemake.cli", "smart_open"]
+    )
 
 
 def call(function: Callable, *arguments: object) -> int:

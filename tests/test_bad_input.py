@@ -23,17 +23,19 @@ import torch
 from PIL import Image
 from safetensors import torch as safetensors
 
-from cilkit import runs
-from cilkit import study as study_module
-from cilkit.checkpoint import FileCheckpoint
-from cilkit.classes import ROOT, SPLITS, load_split
-from cilkit.config import TrainConfig
-from cilkit.datasets import open_data
+from cilkit.data.augmentation import Augmentation
+from cilkit.data.scenes import open_data
+from cilkit.files import ROOT
 from cilkit.methods import get_method
-from cilkit.parameters import check_injected
-from cilkit.study import Study
-from cilkit.tables import comparison, our_scores, paired, score
-from cilkit.transforms import Augmentation
+from cilkit.results.scores import our_scores, paired, score
+from cilkit.results.tables import comparison
+from cilkit.splits import SPLITS, load_split
+from cilkit.study import runs
+from cilkit.study import study as study_module
+from cilkit.study.parameters import check_injected
+from cilkit.study.study import Study
+from cilkit.training.checkpoint import FileCheckpoint
+from cilkit.training.config import TrainConfig
 
 AS_ROOT = hasattr(os, "geteuid") and os.geteuid() == 0
 WINDOWS = os.name == "nt"

@@ -10,10 +10,11 @@ from benchmarks.__main__ import FIGURES
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
 from cilkit.classes import VOID
-from cilkit.config import PRESETS
-from cilkit.datasets import LabelledImages, open_data
+from cilkit.data.augmentation import Augmentation
+from cilkit.data.images import LabelledImages
+from cilkit.data.scenes import open_data
 from cilkit.methods import METHODS, Step
-from cilkit.transforms import Augmentation
+from cilkit.training.config import PRESETS
 
 TINY = (2, 32, 64)  # images, height, width
 

@@ -19,8 +19,8 @@ import papermill as pm
 import pytest
 from matplotlib.figure import Figure
 
-from cilkit.study import Study
-from cilkit.widgets import pixel_explorer
+from cilkit.explore.widgets import pixel_explorer
+from cilkit.study.study import Study
 
 api = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 Locator, Page, expect = api.Locator, api.Page, api.expect

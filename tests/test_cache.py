@@ -10,13 +10,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit import cache, datasets
-from cilkit.cache import cache_folder, fill, read
-from cilkit.classes import ROOT
-from cilkit.datasets import open_data
-from cilkit.transforms import Augmentation, Augmented
+from cilkit.data import scenes as datasets
+from cilkit.data import store as cache
+from cilkit.data.augmentation import Augmentation, Augmented
+from cilkit.data.images import LabelledImages
+from cilkit.data.scenes import open_data
+from cilkit.data.store import cache_folder, fill, read
+from cilkit.files import RESOURCES, ROOT
 
 STAMP = {"source": "1"}
 
@@ -24,8 +27,8 @@ STAMP = {"source": "1"}
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
     """The cache folder of a test in which every image counts as large and none fits in memory."""
-    monkeypatch.setattr(datasets, "DEAR", 0)
-    monkeypatch.setattr(datasets, "IN_MEMORY", 0)
+    monkeypatch.setattr("cilkit.data.images.DEAR", 0)
+    monkeypatch.setattr("cilkit.data.images.IN_MEMORY", 0)
     monkeypatch.setenv("CILKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -40,7 +43,7 @@ def decoded(monkeypatch) -> list[str]:
         names.append(sample.image.name)
         return real(self, sample, *rest, **options)
 
-    monkeypatch.setattr(datasets.LabelledImages, "_decode", decode)
+    monkeypatch.setattr(LabelledImages, "_decode", decode)
     return names
 
 
@@ -59,7 +62,7 @@ def same(ones, others) -> bool:
 def change(file: Path) -> None:
     """Another picture of the same size in pixels, which may be of another size in bytes."""
     pixels = np.random.default_rng(1).integers(0, 256, (32, 64, 3), dtype=np.uint8)
-    datasets.Image.fromarray(pixels).save(file)
+    Image.fromarray(pixels).save(file)
 
 
 # what is read from it
@@ -91,7 +94,7 @@ def test_native_labels_come_from_the_cache_too(folder, kept, monkeypatch):
     def read_label_ids(path, split):
         raise AssertionError(f"{path} is decoded again")
 
-    monkeypatch.setattr(datasets, "read_label_ids", read_label_ids)
+    monkeypatch.setattr("cilkit.data.images.read_label_ids", read_label_ids)
     assert {tuple(part.shape) for part in items(images)} == shapes
     small = open_data(folder).test_set("T2", 16, native_labels=False)
     with pytest.raises(AssertionError, match="is decoded again"):
@@ -221,7 +224,7 @@ def test_a_source_that_breaks_is_the_error_it_is_without_a_cache(folder, kept):
 
 
 def test_labels_that_a_changed_split_does_not_know_are_still_refused(folder, kept):
-    text = (ROOT / "data" / "splits" / "cityscapes.toml").read_text(encoding="utf-8")
+    text = (RESOURCES / "splits" / "cityscapes.toml").read_text(encoding="utf-8")
     (folder / "split.toml").write_text(text, encoding="utf-8")
     open_data(folder).stage("T1").prepare()
     void = open_data(folder).split.void
@@ -251,7 +254,7 @@ KILLED = """
 import os, sys
 from pathlib import Path
 import torch
-from cilkit import cache
+from cilkit.data import store as cache
 folder, real = Path(sys.argv[1]), Path.write_bytes
 def write_bytes(file, content):
     if file.name.startswith(".c"):
@@ -300,7 +303,7 @@ FILLING = """
 import sys, time
 from pathlib import Path
 import torch
-from cilkit import cache
+from cilkit.data import store as cache
 folder = Path(sys.argv[1])
 def make(entry):
     time.sleep(0.05)

@@ -3,9 +3,9 @@ import math
 import pandas as pd
 import pytest
 
-from cilkit.claims import CLAIMS, Claim, check, highlight, paper_table
 from cilkit.methods import METHODS
-from cilkit.runs import NOTEBOOKS, Run
+from cilkit.results.claims import CLAIMS, Claim, check, highlight, paper_table
+from cilkit.study.runs import NOTEBOOKS, Run
 
 
 @pytest.fixture

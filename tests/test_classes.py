@@ -3,8 +3,9 @@ import pytest
 import torch
 import torchvision
 
-from cilkit.classes import SPLITS, VOID, belongs, load_split, restrict
-from cilkit.datasets import open_data
+from cilkit.classes import VOID, belongs, restrict
+from cilkit.data.scenes import open_data
+from cilkit.splits import SPLITS, load_split
 
 TABLE_I = {
     "T1": ["road", "sidewalk", "vegetation", "terrain", "sky"],

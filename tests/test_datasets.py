@@ -8,9 +8,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit import datasets
-from cilkit.classes import ROOT, VOID, load_split
-from cilkit.datasets import network_size, open_data, read_label_ids, resolve
+from cilkit.classes import VOID
+from cilkit.data import scenes as datasets
+from cilkit.data.images import network_size, read_label_ids
+from cilkit.data.scenes import open_data
+from cilkit.files import ROOT, resolve
+from cilkit.splits import load_split
 
 HIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
 
@@ -188,7 +191,7 @@ def test_an_image_is_decoded_once_and_kept(folder):
 def test_a_data_set_beyond_the_memory_limit_is_read_anew(folder, monkeypatch):
     data = open_data(folder).stage("T1")
     each = 4 * 32 * 64  # bytes of three colours and a label
-    monkeypatch.setattr(datasets, "IN_MEMORY", len(data) * each - 1)
+    monkeypatch.setattr("cilkit.data.images.IN_MEMORY", len(data) * each - 1)
     assert data[0][0].shape == (3, 32, 64)
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="cannot be read"):

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from cilkit.erfnet import (
+from cilkit.networks.erfnet import (
     Decoder,
     Downsampler,
     Encoder,
@@ -16,9 +16,9 @@ from cilkit.erfnet import (
     _pooled,
     add_classes,
     add_decoder,
-    load_weights,
     start_as_identity,
 )
+from cilkit.networks.weights import load_weights
 
 
 def count(module: nn.Module) -> int:

@@ -19,11 +19,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cilkit import runs
-from cilkit.checkpoint import FileCheckpoint
-from cilkit.classes import LAYOUTS, SPLITS, UNKNOWN, Split, load_split
-from cilkit.datasets import open_folder, read_label_ids
+from cilkit.classes import UNKNOWN, Split
+from cilkit.data.images import read_label_ids
+from cilkit.data.scenes import open_folder
 from cilkit.metrics import MeanIoU
+from cilkit.splits import LAYOUTS, SPLITS, load_split
+from cilkit.study import runs
+from cilkit.training.checkpoint import FileCheckpoint
 
 SPLIT = load_split()
 TEXTS = [(SPLITS / f"{layout}.toml").read_text(encoding="utf-8") for layout in LAYOUTS]

@@ -58,9 +58,8 @@ def fresh(tmp_path_factory) -> dict[str, str]:
 
 
 def copied(folder: Path) -> Path:
-    for name in ("cilkit", "notebooks", "data/splits", "data/profiles"):
+    for name in ("cilkit", "notebooks", "data/profiles"):
         shutil.copytree(ROOT / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(ROOT / "data" / "paper_tables.csv", folder / "data")
     shutil.copy(ROOT / "Snakefile", folder)
     return folder
 

@@ -17,15 +17,15 @@ from safetensors import safe_open
 from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 
-from cilkit import checkpoint
-from cilkit.checkpoint import FileCheckpoint
-from cilkit.config import TrainConfig
-from cilkit.datasets import open_data
-from cilkit.evaluation import evaluate
-from cilkit.loop import Watch
+from cilkit.data.augmentation import Augmented
+from cilkit.data.scenes import open_data
 from cilkit.methods import METHODS
-from cilkit.train import fit, fit_stage
-from cilkit.transforms import Augmented
+from cilkit.training import checkpoint
+from cilkit.training.checkpoint import FileCheckpoint
+from cilkit.training.config import TrainConfig
+from cilkit.training.evaluation import evaluate
+from cilkit.training.loop import Watch
+from cilkit.training.stage import fit, fit_stage
 
 CONFIG = {"data": "tinyscapes", "seed": 0, "train": {"epochs": 2}}
 
@@ -164,7 +164,7 @@ def test_a_stop_in_the_middle_of_writing_leaves_the_state_before(train, tmp_path
         raise OSError(28, "No space left on device")
 
     with monkeypatch.context() as patch:
-        patch.setattr(checkpoint.runs, "write", half)
+        patch.setattr(checkpoint.files, "write", half)
         with pytest.raises(OSError, match="No space left"):
             train("T1", Stopping(file))
     assert file.read_bytes() == before and list(tmp_path.iterdir()) == [file]

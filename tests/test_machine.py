@@ -3,10 +3,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from cilkit import datasets, machine
-from cilkit.config import PRESETS
-from cilkit.machine import check, in_words, time_presets
-from cilkit.study import Study
+from cilkit.study import machine
+from cilkit.study.machine import check, in_words, time_presets
+from cilkit.study.study import Study
+from cilkit.training.config import PRESETS
 
 GB = 10**9
 
@@ -56,7 +56,7 @@ def test_too_little_memory_or_disk_for_the_preset_is_said_with_the_way_out(study
 
 def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
     before = check(study).loc["disk", "here"]
-    monkeypatch.setattr(datasets, "DEAR", 0)
+    monkeypatch.setattr("cilkit.data.images.DEAR", 0)
     images = study.data.stage("T1", height=32)
     files = len(study.data.train) + len(study.data.test)
     assert images.cache_size() == files * 4 * 32 * 64

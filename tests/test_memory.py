@@ -2,10 +2,10 @@ import pandas as pd
 import pytest
 import torch
 
-from cilkit.evaluation import predict
-from cilkit.memory import choose, rate
 from cilkit.methods import METHODS, Memory
 from cilkit.methods.lwm import balanced, confident
+from cilkit.training.evaluation import predict
+from cilkit.training.memory import choose, rate
 
 
 def ratings(*rows: list[int], confidence: list[float] | None = None) -> pd.DataFrame:

@@ -5,9 +5,10 @@ from statistics import mean
 import pytest
 import torch
 
-from cilkit.classes import VOID, load_split
+from cilkit.classes import VOID
 from cilkit.methods import METHODS, Method, Step, get_method
-from cilkit.tables import TABLES
+from cilkit.results.tables import TABLES
+from cilkit.splits import load_split
 
 STAGES = {"T2": (slice(0, 5), slice(5, 11)), "T3": (slice(0, 11), slice(11, 19))}
 EVERY = pytest.mark.parametrize("method", METHODS.values(), ids=METHODS)

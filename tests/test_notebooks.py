@@ -11,11 +11,12 @@ import pandas as pd
 import papermill as pm
 import pytest
 
-from cilkit.classes import load_split
 from cilkit.methods import METHODS
-from cilkit.runs import FILES, SUMS, find, load
-from cilkit.study import Study
-from cilkit.tables import comparison, how_to_fill, methods_of
+from cilkit.results.scores import methods_of
+from cilkit.results.tables import comparison, how_to_fill
+from cilkit.splits import load_split
+from cilkit.study.runs import FILES, SUMS, find, load
+from cilkit.study.study import Study
 
 pytestmark = pytest.mark.xdist_group("notebooks")  # they share their runs
 
@@ -159,7 +160,7 @@ def test_the_results_of_a_seed_of_older_code_show_which_seeds_match(toys, two_se
         rewrite(found.folder, "config.json", code=code)
     with pytest.raises(pm.PapermillExecutionError, match="differ in code; a table holds") as error:
         run("12_results", toys, mixed, tmp_path)
-    assert "runs.by_configuration(found)[0]" in str(error.value)
+    assert "by_configuration(found)[0]" in str(error.value)
     executed = nbformat.read(tmp_path / "12_results.ipynb", as_version=4)
     tables = [
         output["data"]["text/plain"]

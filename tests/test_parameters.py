@@ -2,7 +2,7 @@
 
 import pytest
 
-from cilkit.parameters import parse, several
+from cilkit.study.parameters import parse, several
 
 
 def test_a_list_is_its_items_and_whole_numbers_are_numbers():

@@ -4,11 +4,12 @@ from dataclasses import replace
 import pytest
 import torch
 
-from cilkit import pixels
 from cilkit.classes import VOID
+from cilkit.data.images import spread
+from cilkit.explore import pixels
+from cilkit.explore.pixels import Answers, ask, class_entropy, weights, what_the_label_says
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Step
-from cilkit.pixels import Answers, ask, class_entropy, spread, weights, what_the_label_says
 
 
 @pytest.fixture

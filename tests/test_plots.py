@@ -4,9 +4,12 @@ import pytest
 from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure
 
-from cilkit import claims, plots, runs
+from cilkit.explore import plots
 from cilkit.methods import METHODS
-from cilkit.tables import JOINT, methods_of, paper_scores
+from cilkit.results import claims
+from cilkit.results.scores import methods_of, paper_scores
+from cilkit.results.tables import JOINT
+from cilkit.study import runs
 
 
 @pytest.fixture

@@ -17,10 +17,10 @@ from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix, MulticlassJaccardIndex
 
 from cilkit.classes import VOID, restrict
+from cilkit.explore.pixels import weights
 from cilkit.losses import cross_entropy, entropy_weight, masked_distillation
 from cilkit.methods import METHODS, Step
 from cilkit.metrics import MeanIoU
-from cilkit.pixels import weights
 
 TYPES = (torch.float64, torch.float32, torch.bfloat16)
 EPS = {dtype: torch.finfo(dtype).eps for dtype in TYPES}

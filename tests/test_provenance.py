@@ -13,14 +13,15 @@ from threading import Lock
 
 import pytest
 
-from cilkit import provenance
-from cilkit.classes import ROOT, belongs
-from cilkit.definitions import Definitions, without_prose
+from cilkit.classes import belongs
+from cilkit.files import ROOT
 from cilkit.losses import masked_distillation
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
-from cilkit.provenance import LEFT_OUT, TRAINING, code_version
+from cilkit.study import provenance
+from cilkit.study.definitions import Definitions, without_prose
+from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
 
 
 def load_method(file: Path, source: str) -> Method:
@@ -335,7 +336,9 @@ METHODS_TOO = {"mine": MINE}
 
 def test_a_loss_that_calls_another_method_has_the_same_version_in_every_process(tmp_path):
     here = version_of(load_method(tmp_path / "a.py", CALLING))
-    script = f"{CALLING}\nfrom cilkit.provenance import code_version\nprint(code_version(MINE))"
+    script = (
+        f"{CALLING}\nfrom cilkit.study.provenance import code_version\nprint(code_version(MINE))"
+    )
     (tmp_path / "b.py").write_text(script)
     done = subprocess.run(
         [sys.executable, tmp_path / "b.py"], cwd=ROOT, capture_output=True, text=True, check=True
@@ -427,7 +430,7 @@ def test_a_loss_with_a_state_has_one_version_for_each_state(tmp_path, form):
 @pytest.mark.parametrize("form", ["bound", "module"])
 def test_a_loss_with_a_state_has_the_same_version_in_every_process(tmp_path, form):
     here = version_of(load_method(tmp_path / "a.py", stateful(form)))
-    script = f"{stateful(form)}\nfrom cilkit.provenance import code_version\n"
+    script = f"{stateful(form)}\nfrom cilkit.study.provenance import code_version\n"
     (tmp_path / "b.py").write_text(f"{script}print(code_version(MINE))")
     done = subprocess.run(
         [sys.executable, tmp_path / "b.py"], cwd=ROOT, capture_output=True, text=True, check=True

@@ -25,17 +25,19 @@ from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from cilkit import ranks, runs, study
-from cilkit.checkpoint import FileCheckpoint
-from cilkit.classes import ROOT
-from cilkit.config import PRESETS
-from cilkit.datasets import StreetScenes, open_data
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import evaluate, make_fabric
+from cilkit.data.augmentation import Augmentation
+from cilkit.data.scenes import StreetScenes, open_data
+from cilkit.files import ROOT
 from cilkit.methods import METHODS, Method, Step
-from cilkit.study import Study
-from cilkit.train import fit, fit_stage
-from cilkit.transforms import Augmentation
+from cilkit.networks.erfnet import ERFNet
+from cilkit.study import runs, study
+from cilkit.study.__main__ import main
+from cilkit.study.study import Study
+from cilkit.training import distributed as ranks
+from cilkit.training.checkpoint import FileCheckpoint
+from cilkit.training.config import PRESETS, differences
+from cilkit.training.evaluation import evaluate, make_fabric
+from cilkit.training.stage import fit, fit_stage
 
 CONFIG = replace(
     PRESETS["smoke"],
@@ -101,7 +103,7 @@ def work(root: Path, folder: Path) -> None:
         network.__class__ = ImageByImage
     make_fabric(CONFIG)
     for name, precision in [("CIL", "32-true"), *((name, "64-true") for name in TRAININGS)]:
-        with patch("cilkit.evaluation.used_precision", lambda _, p=precision: p):
+        with patch("cilkit.training.evaluation.used_precision", lambda _, p=precision: p):
             network, history = train(name, scenes, networks)
         numbers = history.drop(columns="seconds").to_numpy().tolist()
         weights = [weight.detach().flatten() for weight in network.state_dict().values()]
@@ -137,7 +139,7 @@ def run(root: Path, folder: Path) -> None:
     """LWM in T2 and all that comes before it, from the command line, in a few steps."""
     tiny = replace(CONFIG, batch=6, epochs=1)
     with patch.dict(METHODS, LWM=_small("LWM")), patch.dict(PRESETS, smoke=tiny):
-        study.main("T2", "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
+        main("T2", "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
 
 
 def as_torchrun_would(rank: int, port: int, root: Path, folder: Path) -> None:
@@ -273,7 +275,7 @@ def test_after_that_two_processes_go_on_and_one_of_them_writes(broken, noisy, tm
     for found in runs.find(folder):
         wanted = runs.load(tmp_path / found.folder.relative_to(folder))
         teachers = {"teacher", "new_teacher"}  # their last digits differ
-        assert set(runs.differences(found.config, wanted.config)) <= teachers
+        assert set(differences(found.config, wanted.config)) <= teachers
         assert [r.config["environment"]["processes"] for r in (found, wanted)] == [2, 1]
         numbers = [r.history.drop(columns="seconds").filter(regex="ce|kd") for r in (found, wanted)]
         pd.testing.assert_frame_equal(*numbers, rtol=1e-2)

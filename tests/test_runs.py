@@ -12,12 +12,17 @@ from matplotlib.figure import Figure
 from PIL import Image
 from safetensors import safe_open
 
-from cilkit import runs
-from cilkit.classes import ROOT, Stage, load_split
+from cilkit.classes import Stage
+from cilkit.files import ROOT, set_aside
 from cilkit.methods import METHODS
 from cilkit.metrics import MeanIoU
-from cilkit.runs import FILES, NOTEBOOKS, Run, check_comparable, run_name, save_results, set_aside
-from cilkit.tables import highlight
+from cilkit.results.export import save_results
+from cilkit.results.scores import by_configuration, check_comparable, overview
+from cilkit.results.tables import highlight
+from cilkit.splits import load_split
+from cilkit.study import runs
+from cilkit.study.runs import FILES, NOTEBOOKS, Run, run_name
+from cilkit.training.config import differences
 
 SPLIT = load_split()
 HISTORY = pd.DataFrame({"epoch": [1, 2], "learning_rate": [2e-3, 1e-3], "ce": [1.5, 0.1 + 0.2]})
@@ -357,7 +362,7 @@ def test_seeds_methods_stages_and_teachers_may_stand_in_one_table(make_run):
     ],
 )
 def test_differences_are_named_and_those_of_the_training_by_their_own_names(found, names):
-    assert runs.differences(found, {"seed": 0, "train": {"epochs": 8, "batch": 2}}) == names
+    assert differences(found, {"seed": 0, "train": {"epochs": 8, "batch": 2}}) == names
 
 
 def test_a_method_has_one_definition_in_a_table(make_run):
@@ -374,7 +379,7 @@ def test_a_method_has_one_definition_in_a_table(make_run):
             check_comparable(found)
         assert "differ in the definition of 'mine'; a table" in str(error.value)
         assert "seeds 0, 1 (5 runs); seed 1 (mine_T3)." in str(error.value)
-        assert runs.by_configuration(found)[1] == changed[2:]
+        assert by_configuration(found)[1] == changed[2:]
 
 
 @pytest.fixture
@@ -392,25 +397,25 @@ def test_an_error_about_mixed_runs_says_which_seeds_match_and_how_to_go_on(three
     assert str(error.value) == (
         "runs/seed1/T1_T1 and runs/seed0/T1_T1 differ in code; a table holds runs of one "
         "configuration, and here are 2: seeds 1, 2 (4 runs); seed 0 (T1_T1, SS_T2). Choose the "
-        "runs of one, such as runs.by_configuration(found)[0], or run the notebooks again with "
+        "runs of one, such as by_configuration(found)[0], or run the notebooks again with "
         "the seeds of the others (make study SEEDS=...), which replaces what does not match"
     )
 
 
 def test_the_runs_of_one_configuration_can_be_chosen_and_then_stand_in_a_table(three_seeds):
-    chosen, old = runs.by_configuration(three_seeds)
+    chosen, old = by_configuration(three_seeds)
     assert chosen == three_seeds[2:] and old == three_seeds[:2]
     check_comparable(chosen)
-    assert runs.by_configuration([]) == []
+    assert by_configuration([]) == []
 
 
 def test_an_overview_says_which_seeds_match(three_seeds):
-    assert runs.overview(three_seeds).to_dict("split")["data"] == [
+    assert overview(three_seeds).to_dict("split")["data"] == [
         [1, 1, 2, ""],
         [1, 2, 2, ""],
         [2, 0, 2, "code"],
     ]
-    assert list(runs.overview([])) == ["configuration", "seed", "runs", "differs in"]
+    assert list(overview([])) == ["configuration", "seed", "runs", "differs in"]
 
 
 def test_an_overview_names_a_definition_that_changed(make_run):
@@ -420,13 +425,13 @@ def test_an_overview_names_a_definition_that_changed(make_run):
     found = [make_run("T1", "T1", 0), mine("T2", 0, "one"), mine("T2", 1, "two")]
     found += [mine("T3", 1, "two"), mine("T2", 2, "two"), make_run("T1", "T1", 2)]
     # T1 of both goes with the first definition, and the second one has as many runs
-    assert runs.overview(found).to_dict("split")["data"] == [
+    assert overview(found).to_dict("split")["data"] == [
         [1, 0, 2, ""],
         [1, 2, 1, ""],
         [2, 1, 2, "the definition of 'mine'"],
         [2, 2, 1, "the definition of 'mine'"],
     ]
-    larger = runs.overview([*found, mine("T3", 2, "two")])
+    larger = overview([*found, mine("T3", 2, "two")])
     assert larger["differs in"].tolist() == ["", "", *["the definition of 'mine'"] * 2]
 
 
@@ -472,7 +477,7 @@ def test_scores_of_several_data_sets_and_presets_come_together(save, tmp_path):
 
 
 def test_relative_paths_start_at_the_project_folder_as_in_a_study(save, tmp_path, monkeypatch):
-    monkeypatch.setattr("cilkit.datasets.ROOT", tmp_path / "project")
+    monkeypatch.setattr("cilkit.files.ROOT", tmp_path / "project")
     save(tmp_path / "project" / "data" / "runs" / "toyscapes" / "T1")
     elsewhere = tmp_path / "project" / "notebooks"
     elsewhere.mkdir()

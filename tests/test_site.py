@@ -20,7 +20,7 @@ from PIL import Image
 import cilkit
 from book import __main__ as book
 from book import pages
-from cilkit.classes import ROOT
+from cilkit.files import ROOT
 
 pytestmark = [
     pytest.mark.xdist_group("site"),  # they share it

@@ -11,17 +11,19 @@ import pandas as pd
 import pytest
 import torch
 
-from cilkit import runs, study
-from cilkit.checkpoint import FileCheckpoint
-from cilkit.classes import ROOT, VOID, belongs, restrict
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import evaluate
+from cilkit.classes import VOID, belongs, restrict
+from cilkit.data.augmentation import Augmentation
+from cilkit.files import RESOURCES, ROOT, set_aside
 from cilkit.losses import cross_entropy, masked_distillation
-from cilkit.memory import rate
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
-from cilkit.study import Study
-from cilkit.transforms import Augmentation
+from cilkit.networks.erfnet import ERFNet
+from cilkit.study import runs, study
+from cilkit.study.__main__ import main
+from cilkit.study.study import Study
+from cilkit.training.checkpoint import FileCheckpoint
+from cilkit.training.evaluation import evaluate
+from cilkit.training.memory import rate
 
 
 def my_loss(step):
@@ -328,7 +330,7 @@ def test_another_memory_is_another_run(open_study, trained, capsys, small, memor
 def test_a_student_of_another_second_teacher_is_trained_again(open_study, trained, capsys, small):
     one = open_study()
     one.run("T2", small("LWM"))
-    runs.set_aside(one.new_teacher("T2").folder)
+    set_aside(one.new_teacher("T2").folder)
     run = one.run("T2", small("LWM"))
     assert trained[3:] == ["LWM_teacher_T2", "LWM T2"]
     assert_trained_again(run, "new_teacher", capsys.readouterr().out)
@@ -423,7 +425,7 @@ def test_changed_files_are_noticed(open_study, trained, capsys, folder):
 
 def test_a_changed_split_is_noticed(open_study, trained, capsys, folder):
     open_study(folder).run("T1")
-    text = (ROOT / "data" / "splits" / "cityscapes.toml").read_text()
+    text = (RESOURCES / "splits" / "cityscapes.toml").read_text()
     (folder / "split.toml").write_text(text.replace("[128, 64, 128]", "[0, 64, 128]"))
     assert_trained_again(open_study(folder).run("T1"), "split", capsys.readouterr().out)
 
@@ -439,7 +441,7 @@ def test_a_run_copied_from_another_seed_is_noticed(open_study, trained, capsys):
 def test_a_student_of_another_teacher_is_trained_again(open_study, trained, capsys):
     one = open_study()
     one.run("T3", "CIL")
-    runs.set_aside(one.run("T1").folder)
+    set_aside(one.run("T1").folder)
     run = one.run("T2", "CIL")
     assert trained == ["T1", "CIL T2", "CIL T3", "T1", "CIL T2"]
     assert_trained_again(run, "teacher", capsys.readouterr().out)
@@ -679,7 +681,7 @@ def test_one_run_can_be_asked_for_on_the_command_line(toys, tmp_path):
     ],
 )
 def test_the_command_line_takes_every_name_of_the_tables(scenes, tmp_path, trained, name, made):
-    study.main("T3", name, f"DATA={scenes.root}", f"RUNS={tmp_path}", "PRESET=smoke")
+    main("T3", name, f"DATA={scenes.root}", f"RUNS={tmp_path}", "PRESET=smoke")
     assert trained == made
 
 
@@ -705,5 +707,5 @@ def test_the_command_line_takes_every_name_of_the_tables(scenes, tmp_path, train
 def test_a_command_line_that_is_wrong_is_refused(scenes, tmp_path, trained, given, message):
     here = [f"DATA={scenes.root}", f"RUNS={tmp_path / 'runs'}"]
     with pytest.raises(ValueError, match=message):
-        study.main(*given, *here)
+        main(*given, *here)
     assert trained == [] and not (tmp_path / "runs").exists()

@@ -8,14 +8,21 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from cilkit import tables
-from cilkit.classes import Split, load_split
+from cilkit.classes import Split
 from cilkit.methods import METHODS, Memory
 from cilkit.methods.lwm import balanced
-from cilkit.runs import Run
-from cilkit.tables import (
-    TABLES,
+from cilkit.results.__main__ import main
+from cilkit.results.scores import (
     TASKS,
+    interval,
+    methods_of,
+    our_scores,
+    paired,
+    paper_scores,
+    spread,
+)
+from cilkit.results.tables import (
+    TABLES,
     as_text,
     between_tasks,
     by_task,
@@ -24,16 +31,13 @@ from cilkit.tables import (
     forgetting,
     highlight,
     how_to_fill,
-    interval,
     label_ledger,
-    methods_of,
     one_seed,
-    our_scores,
-    paired,
-    paper_scores,
     signed,
-    spread,
 )
+from cilkit.splits import load_split
+from cilkit.study import runs
+from cilkit.study.runs import Run
 
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
 
@@ -305,8 +309,8 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
     found, monkeypatch, capsys, tmp_path
 ):
     asked = []
-    monkeypatch.setattr(tables.runs, "find", lambda folder: asked.append(folder) or found)
-    tables.main(str(tmp_path))
+    monkeypatch.setattr(runs, "find", lambda folder: asked.append(folder) or found)
+    main(str(tmp_path))
     second, third = capsys.readouterr().out.split("Table III")
     assert asked == [str(tmp_path)]
     assert "Table II:" in second and "FT" in second and "w/o weights" not in second
@@ -319,8 +323,8 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
 
 def test_the_command_prints_no_differences_of_one_seed(found, monkeypatch, capsys):
     one = [run for run in found if run.config["seed"] == 0]
-    monkeypatch.setattr(tables.runs, "find", lambda folder: one)
-    tables.main("runs")
+    monkeypatch.setattr(runs, "find", lambda folder: one)
+    main("runs")
     printed = capsys.readouterr().out
     assert "Paired" not in printed and "±" not in printed and "one seed, 0" in printed
 
@@ -328,7 +332,7 @@ def test_the_command_prints_no_differences_of_one_seed(found, monkeypatch, capsy
 def test_a_folder_without_runs_prints_the_papers_scores_and_how_to_fill_the_tables(
     capsys, tmp_path
 ):
-    tables.main(str(tmp_path))
+    main(str(tmp_path))
     printed = capsys.readouterr().out
     assert "62.2" in printed and printed.splitlines()[-8:] == how_to_fill([])
 

@@ -6,20 +6,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cilkit import toyscapes
-from cilkit.classes import UNKNOWN, VOID, load_split
-from cilkit.painting import ID
-from cilkit.toyscapes import (
-    GRADING,
-    MARK,
-    TYPICAL,
-    city_style,
-    draw_scene,
-    finished,
-    grade,
-    weather_air,
-    write_toyscapes,
-)
+from cilkit.classes import UNKNOWN, VOID
+from cilkit.splits import load_split
+from cilkit.toyscapes import write as toyscapes
+from cilkit.toyscapes.canvas import ID
+from cilkit.toyscapes.scene import GRADING, TYPICAL, draw_scene, grade
+from cilkit.toyscapes.street import city_style, weather_air
+from cilkit.toyscapes.write import MARK, finished, write_toyscapes
 
 pytestmark = pytest.mark.xdist_group("toyscapes")  # they share their scenes
 

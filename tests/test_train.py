@@ -13,17 +13,18 @@ from torch.nn.utils import parameters_to_vector, vector_to_parameters
 from torch.utils.data import default_collate
 
 from cilkit.classes import VOID, restrict
-from cilkit.config import PRESETS, TrainConfig, get_config
-from cilkit.datasets import LabelledImages, open_data
-from cilkit.erfnet import ERFNet
-from cilkit.evaluation import at_once, evaluate, make_fabric, predict, used_precision
-from cilkit.loop import _as_one, learning_rate
+from cilkit.data.augmentation import Augmentation, Augmented, derive_seed
+from cilkit.data.images import LabelledImages
+from cilkit.data.scenes import open_data
 from cilkit.losses import cross_entropy
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.metrics import MeanIoU
-from cilkit.train import fit, fit_stage
-from cilkit.transforms import Augmentation, Augmented, derive_seed
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training.config import PRESETS, TrainConfig, get_config
+from cilkit.training.evaluation import at_once, evaluate, make_fabric, predict, used_precision
+from cilkit.training.loop import _as_one, learning_rate
+from cilkit.training.stage import fit, fit_stage
 
 
 @pytest.fixture

@@ -8,8 +8,8 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as plainly
 
 from cilkit.classes import VOID
-from cilkit.config import PRESETS
-from cilkit.transforms import Augmentation, Augmented, derive_seed, sample, turn_hue
+from cilkit.data.augmentation import Augmentation, Augmented, derive_seed, sample, turn_hue
+from cilkit.training.config import PRESETS
 
 STILL = Augmentation(
     rotation=0, rescale=(1, 1), crop=(64, 128), brightness=0, contrast=0, saturation=0, hue=0
@@ -25,7 +25,7 @@ class Scenes:
     def __len__(self) -> int:
         return self.length
 
-    def prepare(self) -> None:
+    def prepare(self, progress: bool = True) -> None:
         """There is nothing to decode."""
 
     def load(self, index: int) -> tuple[torch.Tensor, torch.Tensor]:

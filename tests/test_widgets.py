@@ -9,13 +9,10 @@ from ipywidgets import IntSlider
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cilkit import widgets
 from cilkit.classes import belongs
-from cilkit.methods import METHODS
-from cilkit.runs import NEW_TEACHER
-from cilkit.study import Study
-from cilkit.transforms import Augmentation
-from cilkit.widgets import (
+from cilkit.data.augmentation import Augmentation
+from cilkit.explore import widgets
+from cilkit.explore.widgets import (
     Explorer,
     entropy_explorer,
     following,
@@ -23,6 +20,9 @@ from cilkit.widgets import (
     show_training,
     split_explorer,
 )
+from cilkit.methods import METHODS
+from cilkit.study.runs import NEW_TEACHER
+from cilkit.study.study import Study
 
 
 def picture(explorer: Explorer) -> np.ndarray:

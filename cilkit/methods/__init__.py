@@ -1,6 +1,6 @@
 """The methods of Tables II and III, by the name they have there."""
 
-from cilkit.classes import unknown
+from cilkit.checks import unknown
 from cilkit.methods.base import Memory, Method, Step
 from cilkit.methods.cil import CIL, CIL_UNWEIGHTED
 from cilkit.methods.finetune import FE, FT

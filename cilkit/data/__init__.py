@@ -1,0 +1,1 @@
+"""Data sets: folder layouts, decoded images, the view of a stage, augmentation."""

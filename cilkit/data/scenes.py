@@ -1,0 +1,153 @@
+"""A data set in a folder: its split, its images, and the view of each stage (Table I)."""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Literal
+
+from cilkit.checks import check_path, nearest
+from cilkit.classes import Split, Stage
+from cilkit.data.images import DecodedImages, LabelledImages, Sample, _unreadable, spread
+from cilkit.data.layouts import READERS
+from cilkit.files import ROOT, resolve
+from cilkit.splits import load_split
+from cilkit.toyscapes.write import write_toyscapes
+
+WATCHED = 6  # images that are scored while a network trains
+
+
+@dataclass(frozen=True)
+class StreetScenes:
+    """A data set in a folder: its split, its training images and its test images."""
+
+    name: str
+    root: Path
+    split: Split
+    train: tuple[Sample, ...]
+    test: tuple[Sample, ...]
+    held_back: tuple[Sample, ...] = ()  # of the split's cities that nothing is trained on
+
+    @cached_property
+    def decoded(self) -> DecodedImages:
+        """What is decoded of this data set, for all its views."""
+        return DecodedImages(len(self.train), len(self.test))
+
+    def images(self, stage: Stage) -> list[Sample]:
+        """The training images of one stage, D1, D2 or D3."""
+        return [sample for sample in self.train if sample.city in stage.cities]
+
+    def stage(
+        self, name: str, labels: Literal["new", "all"] = "new", height: int | None = None
+    ) -> LabelledImages:
+        """The training set of a stage, labelled with its new classes (Table I).
+
+        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
+        """
+        stage = self.split.stage(name)
+        return LabelledImages(
+            self.images(stage), self.split, stage.visible(labels), height, decoded=self.decoded
+        )
+
+    def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
+        """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
+        stages = self.split.stages[: self.split.stage(name).number]
+        samples = [sample for stage in stages for sample in self.images(stage)]
+        return LabelledImages(samples, self.split, stages[-1].seen, height, decoded=self.decoded)
+
+    def test_set(
+        self,
+        name: str,
+        height: int | None = None,
+        native_labels: bool = True,
+        labels: Literal["new", "all"] = "all",
+    ) -> LabelledImages:
+        """The test images with the labels learned up to a stage, at their native size to score.
+
+        `labels="new"` shows only the classes of the stage itself.
+        """
+        visible = self.split.stage(name).visible(labels)
+        return LabelledImages(
+            self.test, self.split, visible, height, native_labels, decoded=self.decoded
+        )
+
+    def watch_set(
+        self, name: str, height: int | None = None, labels: Literal["new", "all"] = "all"
+    ) -> LabelledImages:
+        """A few images to watch a training in a stage by, labelled at the size of the network.
+
+        They are of the held-back cities, or test images if a data set holds none back.
+        """
+        samples = self.held_back or self.test
+        chosen = [samples[index] for index in spread(len(samples), WATCHED)]
+        visible = self.split.stage(name).visible(labels)
+        return LabelledImages(chosen, self.split, visible, height, decoded=self.decoded)
+
+    def fingerprint(self) -> str:
+        """Hash of the names and sizes of all files, and of all that stands in the labels.
+
+        It tells whether two runs saw the same data: no class count can differ without it.
+        """
+        digest = hashlib.sha256()
+        for sample in sorted(self.train + self.test, key=lambda sample: sample.image):
+            for file in (sample.image, sample.label):
+                name, found = file.relative_to(self.root).as_posix(), file.stat()
+                digest.update(f"{name} {found.st_size}\n".encode())
+            digest.update(_content(sample.label, found.st_size, found.st_mtime_ns))
+        return digest.hexdigest()[:16]
+
+
+@cache
+def _content(file: Path, size: int, changed: int) -> bytes:
+    """Hash of a file, read again only if its size or time of change is another."""
+    try:
+        return hashlib.sha256(file.read_bytes()).digest()
+    except OSError as error:
+        raise _unreadable(file, error) from error
+
+
+def open_data(data: Path | str) -> StreetScenes:
+    """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
+
+    A file `split.toml` in the folder, written like data/splits/*.toml, replaces the paper's
+    classes and stages. Raises FileNotFoundError for what is missing, naming where it was looked
+    for, and ValueError for images and labels that do not pair up.
+    """
+    check_path("DATA", data)
+    if data == "toyscapes":
+        return open_folder(write_toyscapes(ROOT / "data" / "toyscapes"))
+    return open_folder(resolve(data))
+
+
+def open_folder(root: Path) -> StreetScenes:
+    """Open a folder by its layout; see `open_data`."""
+    try:
+        return _open_folder(root)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(
+            f"{root} cannot be read ({error}); check the permissions of what is named there"
+        ) from error
+
+
+def _open_folder(root: Path) -> StreetScenes:
+    if not root.is_dir():
+        near = [folder.name for folder in root.parent.glob("*/")] if root.parent.is_dir() else []
+        raise FileNotFoundError(
+            f"no data folder {root}{nearest(root.name, ['toyscapes', *near])}; data/README.md says "
+            "how to get Cityscapes and CamVid, or set DATA = 'toyscapes' to run without them"
+        )
+    if (root / "split.toml").is_file():
+        split = load_split(root / "split.toml")
+    elif (root / "leftImg8bit").is_dir():
+        split = load_split("cityscapes")
+    elif (root / "trainannot").is_dir():
+        split = load_split("camvid")
+    else:
+        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
+        raise FileNotFoundError(
+            f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); found "
+            f"{found}. See data/README.md, or set DATA = 'toyscapes' to run without it"
+        )
+    return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))

@@ -1,0 +1,1 @@
+"""Figures and explorers for the notebooks."""

@@ -1,0 +1,379 @@
+"""Explorers for the notebooks: sliders, menus and clicks that call a figure of `plots`.
+
+Each is a widget: the last line of a cell shows it. An error is shown in the widget itself, and a
+page without a kernel shows the picture as it was.
+"""
+
+import os
+from base64 import b64encode
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import cache
+from html import escape
+from io import BytesIO
+
+import pandas as pd
+from ipyevents import Event
+from IPython.display import DisplayHandle, display
+from ipywidgets import (
+    HTML,
+    Box,
+    FloatSlider,
+    Image,
+    IntSlider,
+    Layout,
+    SelectionSlider,
+    ValueWidget,
+    VBox,
+)
+from matplotlib.figure import Figure
+from torch import Tensor
+from traitlets import Unicode
+
+from cilkit.classes import VOID, Stage, belongs
+from cilkit.explore import plots
+from cilkit.explore.pixels import Answers, Pixel, ask, class_entropy, weights, what_the_label_says
+from cilkit.losses import entropy_weight
+from cilkit.methods import METHODS, Method, Step
+from cilkit.results.tables import TASK_TITLES
+from cilkit.study.runs import NEW_TEACHER, NOTEBOOKS, Run, score_columns
+from cilkit.study.study import Study
+
+TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
+
+
+class _Picture(Image):
+    """An image with a tooltip, which is the name that a screen reader gives it."""
+
+    description = Unicode("").tag(sync=True)  # the front end sets no tooltip unless this is empty
+
+
+class Explorer(VBox):
+    """Controls, a line of text and a picture that answers to them.
+
+    draw(figure, **values) gets the figure of its last answer, to draw on again (None at first), and
+    the value of each control by name; it returns a figure and a sentence that says in words what
+    the figure shows. Whatever goes wrong in it is shown in the widget, in place of the picture.
+    """
+
+    def __init__(
+        self,
+        draw: Callable[..., tuple[Figure, str]],
+        controls: Mapping[str, ValueWidget],
+        clickable: bool = False,
+    ):
+        """If `clickable`, a click on a picture sets the sliders "row" and "column"."""
+        self.draw, self.controls, self.figure = draw, dict(controls), None
+        self.picture = _Picture(
+            format="png", layout=Layout(max_width="100%", align_self="flex-start")
+        )
+        self.text = HTML()
+        for part, name in ((self.picture, "picture"), (self.text, "text")):
+            part.add_class(f"cilkit-{name}")
+        for name, control in self.controls.items():
+            control.add_class(f"cilkit-{name}")
+            control.observe(self._update, "value")
+        row = Box(list(self.controls.values()), layout=Layout(flex_flow="row wrap"))
+        super().__init__([row, self.text, self.picture])
+        if clickable:
+            self._event = Event(source=self.picture, watched_events=["click"])
+            self._event.on_dom_event(self._clicked)
+        self._clickable = clickable
+        self._update()
+
+    def _clicked(self, event: dict) -> None:
+        """A click as the browser tells it, in whole pixels of the page, where pictures are scaled.
+
+        The middle of such a pixel is meant.
+        """
+        if self.figure is not None:
+            across = (event["relativeX"] + 0.5) / event["boundingRectWidth"]
+            down = (event["relativeY"] + 0.5) / event["boundingRectHeight"]
+            self.click(across * self.figure.bbox.width, down * self.figure.bbox.height)
+
+    def click(self, x: float, y: float) -> None:
+        """A click at a pixel of the picture, counted from its upper left corner."""
+        if self.figure is None or not self._clickable:
+            return
+        place = (x, self.figure.bbox.height - y)
+        for ax in self.figure.axes:
+            if ax.images and ax.bbox.contains(*place):
+                column, row = ax.transData.inverted().transform(place)
+                at = {"row": int(row + 0.5), "column": int(column + 0.5)}
+                with self.hold():
+                    for name, value in at.items():
+                        slider = self.controls[name]
+                        slider.value = min(max(value, slider.min), slider.max)
+                return
+
+    @contextmanager
+    def hold(self) -> Iterator[None]:
+        """Within this context several controls change, and the picture once, at its end."""
+        for control in self.controls.values():
+            control.unobserve(self._update, "value")
+        try:
+            yield
+        finally:
+            for control in self.controls.values():
+                control.observe(self._update, "value")
+            self._update()
+
+    def _update(self, change: dict | None = None) -> None:
+        try:
+            values = {name: control.value for name, control in self.controls.items()}
+            self.figure, sentence = self.draw(self.figure, **values)
+            self._show(sentence, _png(self.figure))
+        except Exception as error:  # a callback has nobody else to tell
+            self.figure = None
+            self._show(f"{type(error).__name__}: {error}")
+
+    def _show(self, sentence: str, picture: bytes = b"") -> None:
+        """A picture and its sentence; without a picture the sentence is an error."""
+        self.sentence, tag, role = sentence, *(("span", "status") if picture else ("b", "alert"))
+        self.text.value = f'<{tag} role="{role}">{escape(sentence)}</{tag}>'
+        self.picture.tooltip, self.picture.value = sentence, picture
+        self.picture.layout.display = None if picture else "none"
+
+    def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
+        """For a page without a kernel, the sentence and the picture, with the sentence as "alt"."""
+        bundle = super()._repr_mimebundle_(**kwargs) | {"text/plain": self.sentence}
+        if picture := b64encode(self.picture.value).decode():
+            bundle["image/png"] = picture
+        return bundle, {"image/png": {"alt": self.sentence}} if picture else {}
+
+
+def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
+    """How much each pixel weighs, eq. (10): image, teacher, temperature, strength, class, opacity.
+
+    teachers: title -> the run of a teacher, such as {"T1": study.run("T1")}
+    """
+    split, last = study.split, study.split.stages[-1]
+    images = study.data.test_set(last.name, study.config.height, native_labels=False)
+
+    @cache
+    def asked(title: str) -> tuple[Answers, pd.DataFrame]:
+        network = teachers[title].network()
+        following(study, network.num_classes)
+        answers = Answers(network, images, study.config)
+        return answers, class_entropy(answers, split, TEMPERATURES)
+
+    def draw(figure, teacher, image, temperature, strength, focus, opacity):
+        answers, entropies = asked(teacher)
+        logits = answers[image]
+        pixels, labels = images[image]
+        over_set = 1 + strength * entropies.loc[round(temperature, 1)]
+        alpha = weights(logits, temperature, strength)  # (H, W)
+        prediction = logits.argmax(dim=0)
+        figure = plots.entropy_weights(
+            pixels, labels, prediction, alpha, split, over_set, focus or None, opacity, figure
+        )
+        known = over_set.dropna()
+        sentence = (
+            f"Mean weight {alpha.mean():.2f}. By class, over the set, it goes from "
+            f"{known.min():.2f} ({known.idxmin()}) to {known.max():.2f} ({known.idxmax()})."
+        )
+        if focus and not (labels == split.channel(focus)).any():
+            sentence = f"This image shows no {focus}. {sentence}"
+        if (stage := following(study, len(logits))) is not None:
+            mask = ~belongs(labels, stage.new)
+            sentence += (
+                f" In {stage.name} the mask leaves {100 * mask.float().mean():.0f} % of the pixels "
+                f"of this image to distillation, with mean weight {alpha[mask].mean():.2f}."
+            )
+        return figure, sentence
+
+    controls = {
+        "teacher": _menu("teacher", list(teachers)),
+        "image": _number("image", 0, len(images) - 1, 0),
+        "temperature": _slider("temperature", TEMPERATURES[0], TEMPERATURES[-1], 0.2, 1.0),
+        "strength": _slider("strength λ", 0, 4, 0.25, 1.0),
+        "focus": _menu("class", [("all", ""), *((name, name) for name in split.names())]),
+        "opacity": _slider("opacity", 0, 1, 0.1, 0.7),
+    }
+    return Explorer(draw, controls)
+
+
+def following(study: Study, classes: int) -> Stage | None:
+    """The stage that a model of so many classes teaches; None after the last one."""
+    for stage in study.split.stages:
+        if stage.seen.stop == classes:
+            later = study.split.stages[stage.number :]
+            return later[0] if later else None
+    known = ", ".join(f"{stage.seen.stop} ({stage.name})" for stage in study.split.stages)
+    raise ValueError(
+        f"the teacher knows {classes} classes, but the stages of {study.data.name} end with "
+        f"{known}; open the study on whose data it was trained"
+    )
+
+
+def pixel_explorer(
+    study: Study,
+    students: Mapping[str, Run],
+    teacher: Run,
+    stage: str = "T2",
+    methods: Mapping[str, Method] = METHODS,
+) -> Explorer:
+    """What each method asks of one pixel of a training image; click it, or move two sliders.
+
+    students: title -> a run in this stage whose answers are shown; teacher: the run before it
+    """
+    at, split, height = study.stage(stage), study.split, study.config.height
+    views = {kind: study.data.stage(stage, kind, height) for kind in ("new", "all")}
+
+    def answers(run: Run, classes: int) -> Answers:
+        network = run.network()
+        if network.num_classes != classes:
+            raise ValueError(
+                f"{run.folder.name} knows {network.num_classes} classes, but here {stage} of "
+                f"{study.data.name} wants {classes}; students are runs of {stage} in this study, "
+                "the teacher is the run before them"
+            )
+        return Answers(network, views["new"], study.config)
+
+    of_student = cache(lambda title: answers(students[title], at.seen.stop))
+    of_teacher = cache(lambda: answers(teacher, at.old.stop))
+
+    @cache
+    def of_new_teacher() -> Answers:
+        if not study.exists(stage, NEW_TEACHER):
+            raise ValueError(
+                f"this method has a second teacher, which is not there yet; run "
+                f"{NOTEBOOKS[NEW_TEACHER]}.ipynb, or study.new_teacher({stage!r})"
+            )
+        return answers(study.new_teacher(stage), at.new.stop - at.new.start)
+
+    def draw(figure, image, method, student, row, column):
+        chosen = methods[method]
+        logits, teacher_y = of_student(student)[image], of_teacher()[image].softmax(dim=0)
+        new_y = None
+        if chosen.memory is not None:
+            new_y = of_new_teacher()[image].softmax(dim=0)[None]
+        pixels, labels = views[chosen.labels][image]
+        step = Step(logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
+        asked = ask(chosen, step, row, column)
+        figure = plots.pixel(
+            pixels, labels, teacher_y, logits, split, row, column, asked.terms, asked.push, figure
+        )
+        known = views["all"][image][1][row, column]
+        label = f"labelled {what_the_label_says(int(known), split)}"
+        label += ", which it sees" if labels[row, column] == known else ", hidden from it"
+        if known == VOID:
+            label = f"no label of a class up to {stage}"
+        here = [y[:, row, column] for y in (teacher_y, logits.softmax(dim=0))]
+        words = _pixel_in_words(asked, *here, chosen.teacher, split.names())
+        return figure, f"{chosen.name} at row {row}, column {column}: {label}. {words}"
+
+    h, w = views["new"][0][1].shape
+    controls = {
+        "image": _number("image", 0, len(views["new"]) - 1, 0),
+        "method": _menu("method", list(methods), start=len(methods) - 1),
+        "student": _menu("student", list(students)),
+        "row": _number("row", 0, h - 1, h // 2),
+        "column": _number("column", 0, w - 1, w // 2),
+    }
+    return Explorer(draw, controls, clickable=True)
+
+
+def _pixel_in_words(
+    asked: Pixel, teacher_y: Tensor, student_y: Tensor, has_teacher: bool, names: list[str]
+) -> str:
+    """What the figure of a pixel shows. teacher_y (O,), student_y (S,) probabilities."""
+    says = [f"{names[y.argmax()]} ({y.max():.2f})" for y in (teacher_y, student_y)]
+    alpha = entropy_weight(teacher_y[None, :, None, None]).item()
+    voice = "mu = 0, the teacher is silent"
+    if asked.voice > 0:
+        voice = f"mu = 1, the teacher speaks with weight {asked.voice:.2f}"
+    if not has_teacher:
+        voice = "this method has no teacher"
+    up, down = asked.push.argmax(), asked.push.argmin()
+    push = f"up most {names[up]} ({asked.push[up]:+.2f}), down most {names[down]}"
+    push = f"pushed {push} ({asked.push[down]:+.2f})" if asked.push.any() else "nothing is pushed"
+    terms = ", ".join(f"{name} {value:.2f}" for name, value in asked.terms.items())
+    return (
+        f"The model before says {says[0]}, the student {says[1]}; {voice}, eq. (10) gives alpha = "
+        f"{alpha:.2f}. Terms: {terms}; {push}."
+    )
+
+
+def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Explorer:
+    """The images of each stage with exactly the labels that a method sees there (Table I)."""
+    stages = {stage.name: stage for stage in study.split.stages}
+    most = max(len(study.data.images(stage)) for stage in stages.values())
+
+    def draw(_, stage, method, image):
+        at, chosen = stages[stage], methods[method]
+        images = study.data.stage(stage, chosen.labels, 256)
+        index = min(image, len(images) - 1)
+        pixels, labels = images[index]
+        seen = ", ".join(study.split.names(chosen.visible(at)))
+        share = 100 * (labels != VOID).float().mean()
+        figure = plots.views(pixels, {f"{method} in {stage}": labels}, study.split, columns=2)
+        return figure, (
+            f"Image {index} of {stage}, from {images.samples[index].city}: {method} sees labels of "
+            f"{seen}; {share:.0f} % of the pixels have one."
+        )
+
+    controls = {
+        "stage": _menu("stage", list(stages)),
+        "method": _menu("method", list(methods)),
+        "image": _number("image", 0, most - 1, 0),
+    }
+    return Explorer(draw, controls)
+
+
+def show_training() -> Callable[[str, pd.DataFrame], None]:
+    """What a Study shows of its trainings: Study(..., show=show_training()).
+
+    In JupyterLab a figure grows with each epoch, elsewhere (papermill, a script) a line is
+    printed for each epoch that is scored.
+    """
+    handles: dict[str, DisplayHandle] = {}
+
+    def show(name: str, history: pd.DataFrame) -> None:
+        last = history.iloc[-1]
+        line = _in_words(name, history)
+        if "JPY_SESSION_NAME" not in os.environ:  # Jupyter's server names the notebook it shows
+            if last[score_columns(history)].notna().any():
+                print(line)
+            return
+        picture = b64encode(_png(plots.training(name, history))).decode()
+        shown = {"image/png": picture, "text/plain": line}
+        if name in handles and len(history) > 1:
+            handles[name].update(shown, raw=True)
+        else:
+            handles[name] = display(shown, raw=True, display_id=True)
+
+    return show
+
+
+def _in_words(name: str, history: pd.DataFrame) -> str:
+    last, scores = history.iloc[-1], score_columns(history)
+    terms = last.drop(["epoch", "learning_rate", "seconds", *scores])
+    parts = [f"{term} {value:.3f}" for term, value in terms.items()]
+    parts += [f"{TASK_TITLES.get(task, task)} {last[task]:.1f} %" for task in scores]
+    return f"{name}, epoch {last['epoch']:.0f}: {', '.join(parts)}"
+
+
+def _slider(name: str, low: float, high: float, step: float, value: float) -> FloatSlider:
+    return FloatSlider(value, min=low, max=high, step=step, description=name, **_SETTINGS)
+
+
+def _number(name: str, low: int, high: int, value: int) -> IntSlider:
+    return IntSlider(value, min=low, max=high, description=name, **_SETTINGS)
+
+
+def _menu(name: str, options: list, start: int = 0) -> SelectionSlider:
+    """Names to choose from. In a drop-down list JupyterLab would take the arrows and letters."""
+    if not options:
+        raise ValueError(f"no {name} to choose from; give at least one")
+    return SelectionSlider(options=options, index=start, description=name, **_SETTINGS)
+
+
+# one picture a move, not one for each step on the way; names in full
+_SETTINGS = {"continuous_update": False, "style": {"description_width": "initial"}}
+
+
+def _png(figure: Figure) -> bytes:
+    buffer = BytesIO()
+    figure.savefig(buffer, format="png", dpi=figure.dpi, pil_kwargs={"compress_level": 1})
+    return buffer.getvalue()

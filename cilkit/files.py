@@ -1,0 +1,48 @@
+"""Where the kit's files lie, and how one is written: whole, or not at all."""
+
+import os
+from importlib import resources
+from pathlib import Path
+
+HOME_SETTING = "CILKIT_HOME"  # environment variable: the folder of data/ instead of the usual one
+RESOURCES = resources.files("cilkit.resources")  # split files and published tables
+
+
+def _project_folder() -> Path:
+    """What CILKIT_HOME names; else the clone that this package lies in, or the current folder."""
+    if setting := os.environ.get(HOME_SETTING):
+        return Path(setting).expanduser().resolve()
+    above = Path(__file__).resolve().parent.parent
+    is_clone = (above / "notebooks" / "00_start_here.ipynb").is_file()
+    return above if is_clone else Path.cwd()
+
+
+ROOT = _project_folder()  # the project folder: data, runs and cache lie in its data/
+
+
+def resolve(path: Path | str) -> Path:
+    """A path as the kit reads it: relative ones start at the project folder, not where you are."""
+    return (ROOT / Path(path).expanduser()).resolve()
+
+
+def write(file: Path, content: bytes) -> None:
+    """Write a file, which is on the disk when this returns; an OSError says what to do if not."""
+    try:
+        with file.open("wb") as unfinished:
+            unfinished.write(content)
+            unfinished.flush()
+            os.fsync(unfinished.fileno())
+    except OSError as error:
+        raise OSError(
+            f"{file} could not be written ({error}). Make room on the disk, or choose RUNS where "
+            "you may write; then run this again: what was finished is kept"
+        ) from error
+
+
+def set_aside(folder: Path) -> Path:
+    """Move a run to `superseded/` beside it, where nothing reads it but nothing is lost."""
+    number = 1
+    while (target := folder.parent / "superseded" / f"{folder.name}-{number}").exists():
+        number += 1
+    target.parent.mkdir(exist_ok=True)
+    return folder.rename(target)

@@ -1,0 +1,1 @@
+"""Networks: ERFNet, and published weights for it."""

@@ -1,0 +1,1 @@
+"""Split files and the published tables, as they come with the package."""

@@ -1,0 +1,29 @@
+"""Tables II and III of a folder of runs: `python -m cilkit.results FOLDER`."""
+
+import sys
+
+from cilkit.results.scores import by_seed
+from cilkit.results.tables import TABLES, _listed, as_text, comparison, differences, how_to_fill
+from cilkit.study import runs
+
+
+def main(folder: str) -> None:
+    """Print Tables II and III for the runs in a folder: `python -m cilkit.results FOLDER`.
+
+    With two seeds or more, the paired differences as well.
+    """
+    found = runs.find(folder)
+    seeds = [runs_of_seed[0].config["seed"] for runs_of_seed in by_seed(found)]
+    several = len(seeds) > 1
+    of = f", mean and standard deviation (±) of seeds {_listed(seeds)}," if several else ""
+    for table, (title, _) in TABLES.items():
+        print(f"\nTable {table}: {title}. mIoU in %, ours{of} beside the paper's (Cityscapes)\n")
+        print(as_text(comparison(table, found)))
+    if several:
+        print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")
+        print(as_text(differences(found)))
+    print(*how_to_fill(found), sep="\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])

@@ -1,0 +1,237 @@
+"""The claims of Sec. IV as data: a sentence, its place, and a margin over the table of scores.
+
+Words such as "significantly" have no number in the paper. Here "much" is at least 10 points of
+mIoU and "close" at most 5; with these two readings all claims hold on the paper's own tables.
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from cilkit.results.scores import (
+    by_seed,
+    check_comparable,
+    interval,
+    our_scores,
+    paper_scores,
+    score,
+)
+from cilkit.study.runs import NOTEBOOKS, Run
+
+MUCH, CLOSE = 10.0, 5.0  # points of mIoU
+
+
+class NotRun(LookupError):
+    """A claim needs the score of a run that is not there."""
+
+
+class Scores:
+    """Scores of one seed by method, stage and task: `scores("CIL", "T2", "task12")` in %."""
+
+    def __init__(self, table: pd.DataFrame):
+        """table: as from `our_scores`, indexed by (stage, method), a column a task"""
+        self.table = table
+
+    def __call__(self, method: str, stage: str, task: str) -> float:
+        """Raises NotRun, naming the notebook that makes the run, where there is no such score."""
+        value = score(self.table, stage, method, task)
+        if pd.isna(value):
+            maker = NOTEBOOKS.get(method, f"study.run({stage!r}, {method!r})")
+            raise NotRun(f"{method} in {stage} ({maker})")
+        return value
+
+
+@dataclass(frozen=True)
+class Claim:
+    """A statement of the paper. It holds where `margin`, in points of mIoU, is positive."""
+
+    sentence: str
+    place: str
+    margin: Callable[[Scores], float]
+
+
+def _learned_alone(s: Scores, method: str) -> float:
+    """How far both single-task scores after T2 are inside "close to SS"."""
+    return CLOSE - max(s("SS", "T2", task) - s(method, "T2", task) for task in ("task1", "task2"))
+
+
+def _most_different(s: Scores, a: str, b: str, *tasks: str) -> float:
+    return max(abs(s(a, "T2", task) - s(b, "T2", task)) for task in tasks)
+
+
+def _best_of(s: Scores, methods: Sequence[str], stage: str, task: str) -> float:
+    return max(s(method, stage, task) for method in methods)
+
+
+TEACHER_BASED = ("LWOF", "LWM", "CIL (w/o weights)", "CIL")  # beside Michieli
+
+CLAIMS = (
+    Claim(
+        "FT forgets: it loses much of Task 1 in stage T2.",
+        "Sec. IV-B, Table II",
+        lambda s: s("T1", "T1", "task1") - s("FT", "T2", "task1") - MUCH,
+    ),
+    Claim(
+        "FE keeps Task 1: it stays close to the model of T1.",
+        "Sec. IV-B, Table II",
+        lambda s: CLOSE - abs(s("T1", "T1", "task1") - s("FE", "T2", "task1")),
+    ),
+    Claim(
+        "FE cannot learn Task 2: it stays much below FT there.",
+        "Sec. IV-B, Table II",
+        lambda s: s("FT", "T2", "task2") - s("FE", "T2", "task2") - MUCH,
+    ),
+    Claim(
+        "FT and FE both fail across tasks: much below SS in Task 1∪2.",
+        "Sec. IV-B, Table II",
+        lambda s: s("SS", "T2", "task12") - _best_of(s, ("FT", "FE"), "T2", "task12") - MUCH,
+    ),
+    Claim(
+        "CIL is much better than FT and FE in Task 1∪2∪3.",
+        "Sec. IV-B, Table II",
+        lambda s: s("CIL", "T3", "task123") - _best_of(s, ("FT", "FE"), "T3", "task123") - MUCH,
+    ),
+    Claim(
+        "LWOF is good at each task alone: close to SS in Task 1 and Task 2 after T2.",
+        "Sec. IV-C, Table III",
+        lambda s: _learned_alone(s, "LWOF"),
+    ),
+    Claim(
+        "LWOF is poor across tasks: much below SS in Task 1∪2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("SS", "T2", "task12") - s("LWOF", "T2", "task12") - MUCH,
+    ),
+    Claim(
+        "LWM mends that: it is better than LWOF in Task 1∪2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("LWM", "T2", "task12") - s("LWOF", "T2", "task12"),
+    ),
+    Claim(
+        "LWM does so at similar single-task scores: close to LWOF in Task 1 and Task 2.",
+        "Sec. IV-C, Table III",
+        lambda s: CLOSE - _most_different(s, "LWM", "LWOF", "task1", "task2"),
+    ),
+    Claim(
+        "Michieli is the best teacher-based method on Task 1 after T2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("Michieli", "T2", "task1") - _best_of(s, TEACHER_BASED, "T2", "task1"),
+    ),
+    Claim(
+        "Michieli is the worst teacher-based method on Task 2 after T2.",
+        "Sec. IV-C, Table III",
+        lambda s: min(s(m, "T2", "task2") for m in TEACHER_BASED) - s("Michieli", "T2", "task2"),
+    ),
+    Claim(
+        "Michieli, with labels for all classes, is better than LWOF and LWM in Task 1∪2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("Michieli", "T2", "task12") - _best_of(s, ("LWOF", "LWM"), "T2", "task12"),
+    ),
+    Claim(
+        "CIL (w/o weights), with new labels only, is better than Michieli in Task 1∪2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("CIL (w/o weights)", "T2", "task12") - s("Michieli", "T2", "task12"),
+    ),
+    Claim(
+        "CIL is better than Michieli in Task 1∪2∪3.",
+        "Sec. IV-C, V, Table III",
+        lambda s: s("CIL", "T3", "task123") - s("Michieli", "T3", "task123"),
+    ),
+    Claim(
+        "CIL is better than LWOF and LWM in Task 1∪2∪3.",
+        "Sec. IV-C, Table III",
+        lambda s: s("CIL", "T3", "task123") - _best_of(s, ("LWOF", "LWM"), "T3", "task123"),
+    ),
+    Claim(
+        "The entropy weights cost at T2: CIL is below CIL (w/o weights) in Task 1∪2.",
+        "Sec. IV-C, Table III",
+        lambda s: s("CIL (w/o weights)", "T2", "task12") - s("CIL", "T2", "task12"),
+    ),
+    Claim(
+        "They cost only a little: CIL stays close to CIL (w/o weights) there.",
+        "Sec. IV-C, Table III",
+        lambda s: CLOSE - (s("CIL (w/o weights)", "T2", "task12") - s("CIL", "T2", "task12")),
+    ),
+    Claim(
+        "The entropy weights pay at T3: CIL is above CIL (w/o weights) in Task 1∪2∪3.",
+        "Sec. IV-C, Table III",
+        lambda s: s("CIL", "T3", "task123") - s("CIL (w/o weights)", "T3", "task123"),
+    ),
+    Claim(
+        "CIL after two extensions is close to SS in Task 1∪2∪3.",
+        "Abstract, Sec. IV-B, V",
+        lambda s: CLOSE - (s("SS", "T3", "task123") - s("CIL", "T3", "task123")),
+    ),
+)
+
+
+def paper_table() -> pd.DataFrame:
+    """The paper's scores with the one it does not print: Task 1 of T1.
+
+    It is that of FE after T2, whose encoder and first decoder are those of T1.
+    """
+    table = paper_scores()
+    table.loc[("T1", "T1"), "task1"] = table.loc[("T2", "FE"), "task1"]
+    return table
+
+
+def check(found: Sequence[Run], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+    """The ledger: a row a claim, with the paper's margin, ours by seeds, and the verdict.
+
+    Columns: claim, place, paper (NaN if its tables lack a score), verdict, margin (mean over
+    seeds, in points), low and high (95 % interval of the mean by Student's t, from two seeds on),
+    seeds, missing (what to run first).
+    The verdict is "holds" or "does not hold" by the sign of the margin; with two seeds or more it
+    is "undecided" if the interval holds 0; "not run" if a score is missing for every seed. Seeds
+    in which one is missing do not count. Raises ValueError for mixed configurations.
+    """
+    check_comparable(found)
+    seeds = [Scores(our_scores(runs)) for runs in by_seed(found)]
+    paper = Scores(paper_table())
+    rows = [
+        {"claim": claim.sentence, "place": claim.place, "paper": _margin(claim, paper)}
+        | _verdict(claim, seeds)
+        for claim in claims
+    ]
+    return pd.DataFrame(rows)
+
+
+def highlight(ledger: pd.DataFrame) -> Styler:
+    """The ledger of `check` for the notebook: what does not hold is bold."""
+    shown = ledger.drop(columns="missing")
+    if ledger["missing"].any():
+        shown["to run"] = ledger["missing"]
+    if (ledger["seeds"] < 2).all():
+        shown = shown.drop(columns=["low", "high"])
+    numbers = [column for column in ("paper", "margin", "low", "high") if column in shown]
+    return (
+        shown.style.hide(axis="index")
+        .format("{:+.1f}", subset=numbers, na_rep="–")
+        .map(lambda verdict: "font-weight: bold" if "not hold" in verdict else "", ["verdict"])
+        .set_properties(["claim", "place"], **{"text-align": "left"})
+    )
+
+
+def _margin(claim: Claim, scores: Scores) -> float:
+    """NaN if it is about something that is not in the table."""
+    try:
+        return claim.margin(scores)
+    except NotRun:
+        return float("nan")
+
+
+def _verdict(claim: Claim, seeds: Sequence[Scores]) -> Mapping[str, object]:
+    margins, missing = [], "no run at all (make study)"
+    for scores in seeds:
+        try:
+            margins.append(claim.margin(scores))
+        except NotRun as lacking:
+            missing = str(lacking)
+    found = interval(margins)
+    row = {"margin": found.pop("mean"), **found, "missing": "" if margins else missing}
+    if not margins:
+        return {"verdict": "not run"} | row
+    if row["low"] <= 0 <= row["high"]:  # of one seed no interval is known
+        return {"verdict": "undecided"} | row
+    return {"verdict": "holds" if row["margin"] > 0 else "does not hold"} | row

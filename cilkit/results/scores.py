@@ -1,0 +1,185 @@
+"""Scores of runs as tables: ours, the paper's, mean and spread over seeds, paired differences."""
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy.special import stdtrit
+
+from cilkit.checks import unknown
+from cilkit.files import RESOURCES
+from cilkit.methods import METHODS
+from cilkit.study import runs
+from cilkit.study.runs import NEW_TEACHER, Run
+from cilkit.training.config import differences
+
+SAME_IN_A_TABLE = ("data", "preset", "train", "split", "files", "code", "environment")
+
+
+def by_seed(found: Sequence[Run]) -> list[list[Run]]:
+    """Some runs sorted into those of each seed, in the order of the seeds."""
+    seeds = sorted({run.config["seed"] for run in found})
+    return [[run for run in found if run.config["seed"] == seed] for seed in seeds]
+
+
+def by_configuration(found: Sequence[Run]) -> list[list[Run]]:
+    """Some runs sorted into groups that may stand in one table each, the largest first.
+
+    Runs of a group differ in seed, method and stage alone, and all runs of a method in it were
+    trained by the same definition of that method.
+    """
+    groups: list[list[Run]] = []
+    for run in found:
+        fits = (group for group in groups if not _differ(group, run))
+        if (group := next(fits, None)) is not None:
+            group.append(run)
+        else:
+            groups.append([run])
+    return sorted(groups, key=len, reverse=True)
+
+
+def overview(found: Sequence[Run]) -> pd.DataFrame:
+    """Which seeds match: a row for each configuration and seed among some runs.
+
+    Columns: configuration (from 1, the one with most runs first), seed, runs, differs in (what
+    keeps the row out of a table with the first configuration).
+    """
+    groups = by_configuration(found)
+    rows = [
+        [number, runs[0].config["seed"], len(runs), ", ".join(_apart(groups[0], group)[1])]
+        for number, group in enumerate(groups, start=1)
+        for runs in by_seed(group)
+    ]
+    return pd.DataFrame(rows, columns=["configuration", "seed", "runs", "differs in"])
+
+
+def check_comparable(found: Sequence[Run]) -> None:
+    """A ValueError if no table may mix these runs, or if one is there twice.
+
+    They may differ in seed, method and stage alone; see `by_configuration`.
+    """
+    groups = by_configuration(found)
+    if len(groups) > 1:
+        other, fields = _apart(groups[0], groups[1])
+        method = other.config["method"]
+        alike = [run for run in groups[0] if run.config["method"] == method] or groups[0]
+        raise ValueError(
+            f"{alike[0].folder} and {other.folder} differ in {', '.join(fields)}; a table holds "
+            f"runs of one configuration, and here are {len(groups)}: "
+            f"{'; '.join(map(_named, groups))}. Choose the runs of one, such as "
+            "by_configuration(found)[0], or run the notebooks again with the seeds of the "
+            "others (make study SEEDS=...), which replaces what does not match"
+        )
+    seen: dict[tuple, Run] = {}
+    for run in found:
+        training = tuple(run.config[field] for field in ("method", "stage", "seed"))
+        if (twin := seen.setdefault(training, run)) is not run:
+            method, stage, seed = training
+            raise ValueError(
+                f"{twin.folder} and {run.folder} are both {method} in {stage} with seed {seed}; a "
+                "seed counts once. Move the copy out of the folder that is read"
+            )
+
+
+def _decisive(run: Run) -> dict:
+    """What must be equal in a table, of a run of this or of an older kit."""
+    config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
+    code = config["code"]  # of an older kit it is one text
+    return config | {"code": code.get("shared") if isinstance(code, dict) else code}
+
+
+def _differ(group: Sequence[Run], run: Run) -> list[str]:
+    """In what a run differs from a group that may stand in one table, by name."""
+    if fields := differences(_decisive(group[0]), _decisive(run)):
+        return fields
+    method, code = run.config["method"], run.config.get("code")
+    twins = [other.config.get("code") for other in group if other.config["method"] == method]
+    return [f"the definition of {method!r}"] if twins and twins[0] != code else []
+
+
+def _apart(group: Sequence[Run], other: Sequence[Run]) -> tuple[Run, list[str]]:
+    """The first run that keeps `other` out of a table with a group, and in what it differs."""
+    return next(((run, fields) for run in other if (fields := _differ(group, run))), (other[0], []))
+
+
+def _named(group: Sequence[Run]) -> str:
+    """Runs of one configuration in an error: their seeds, and their names if they are few."""
+    seeds = [str(runs[0].config["seed"]) for runs in by_seed(group)]
+    names = ", ".join(run.folder.name for run in group) if len(group) <= 3 else f"{len(group)} runs"
+    return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} ({names})"
+
+
+TASKS = ["task1", "task2", "task12", "task3", "task123"]
+
+
+def paper_scores() -> pd.DataFrame:
+    """The published mIoU in % (Tables II and III), indexed by (stage, method), a column a task."""
+    with (RESOURCES / "paper_tables.csv").open(encoding="utf-8") as file:
+        return pd.read_csv(file, index_col=["stage", "method"])[TASKS]
+
+
+def methods_of(found: Sequence[Run]) -> list[str]:
+    """SS and the paper's methods, in its order, then those of one's own among some runs."""
+    known = ["SS", *METHODS]
+    own = {run.config["method"] for run in found} - {"T1", NEW_TEACHER, *known}
+    return known + sorted(own)
+
+
+def our_scores(found: Sequence[Run]) -> pd.DataFrame:
+    """The scores of some runs in the same form, averaged over seeds.
+
+    Raises ValueError if their configurations differ in more than the seed.
+    """
+    return _over_seeds(found, "mean")
+
+
+def spread(found: Sequence[Run]) -> pd.DataFrame:
+    """The sample standard deviation over seeds of each of `our_scores`; NaN for one seed."""
+    return _over_seeds(found, "std").reindex(our_scores(found).index)
+
+
+def _over_seeds(found: Sequence[Run], what: str) -> pd.DataFrame:
+    check_comparable(found)
+    tidy = runs.scores(found)
+    return tidy.pivot_table("miou", ["stage", "method"], "task", what).reindex(columns=TASKS)
+
+
+def interval(values: Sequence[float]) -> dict[str, float | int]:
+    """The mean of some values, one a seed, and the 95 % interval of that mean by Student's t.
+
+    Keys: mean (NaN without values), low and high (NaN with fewer than two), seeds.
+    """
+    values = pd.Series(values, dtype=float)
+    mean, half = values.mean(), float("nan")
+    if len(values) > 1:
+        half = stdtrit(len(values) - 1, 0.975) * values.sem()
+    return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:
+    """Score of each method minus that of a reference with the same seed, in points; a row a method.
+
+    Columns as from `interval`, over the seeds that have both scores. Raises ValueError for an
+    unknown task or reference, and for mixed configurations.
+    """
+    check_comparable(found)
+    methods = methods_of(found)
+    if task not in TASKS:
+        raise ValueError(unknown("task", task, TASKS))
+    if reference not in methods:
+        raise ValueError(unknown("method", reference, methods))
+    tidy = runs.scores(found)
+    tidy = tidy[(tidy["stage"] == stage) & (tidy["task"] == task)]
+    by_method = tidy.pivot(index="seed", columns="method", values="miou").reindex(columns=methods)
+    gaps = by_method.sub(by_method[reference], axis=0)  # a row a seed
+    rows = [interval(gaps[method].dropna()) for method in methods]
+    return pd.DataFrame(rows, methods).astype({"seeds": "Int64"})  # also where one is unknown
+
+
+def score(scores: pd.DataFrame, stage: str, method: str, task: str) -> float:
+    """One score of a table like that of `our_scores`; NaN if it is not there.
+
+    A ValueError if there is no such task.
+    """
+    if task not in scores:
+        raise ValueError(unknown("task", task, list(scores)))
+    return scores[task].get((stage, method), float("nan"))

@@ -1,0 +1,257 @@
+"""Tables II and III, our scores beside the paper's; differences, forgetting, who may see what.
+
+Several seeds of a study stand in one table as mean and sample standard deviation. A method of one's
+own that is found among the runs has its rows after those of the paper.
+"""
+
+from collections.abc import Iterable, Sequence
+
+import pandas as pd
+from pandas.io.formats.style import Styler
+
+from cilkit.checks import unknown
+from cilkit.classes import Split
+from cilkit.methods import METHODS, Method
+from cilkit.results.scores import (
+    TASKS,
+    by_seed,
+    check_comparable,
+    methods_of,
+    our_scores,
+    paired,
+    paper_scores,
+    score,
+    spread,
+)
+from cilkit.study.runs import NOTEBOOKS, Run
+
+TASK_TITLES = {
+    "task1": "Task 1",
+    "task2": "Task 2",
+    "task12": "Task 1∪2",
+    "task3": "Task 3",
+    "task123": "Task 1∪2∪3",
+}
+JOINT = {"T2": "task12", "T3": "task123"}  # stage: the score in which all its classes compete
+SPREAD = "±"  # the column of standard deviations
+BEST = "font-weight: bold"
+SECOND = "text-decoration: underline; underline: --rwrap --latex"  # in HTML; in LaTeX
+TABLES = {
+    "II": ("Model-based methods and CIL", ["SS", "FT", "FE", "CIL"]),
+    "III": ("Teacher-based methods", ["LWOF", "LWM", "Michieli", "CIL (w/o weights)", "CIL"]),
+}
+
+
+def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
+    """Table "II" or "III": the scores of some runs beside the paper's.
+
+    Rows (stages, method) in the paper's order, and in each block methods of one's own at the end;
+    columns (task, "ours" or "paper") in %, NaN for what has not been run and for class sets that
+    are not known yet. With two seeds or more "ours" is their mean, and (task, "±") their sample
+    standard deviation.
+    """
+    if table not in TABLES:
+        raise ValueError(unknown("table", table, list(TABLES)))
+    methods = TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
+    index = pd.MultiIndex.from_product([("T2", "T3"), methods], names=["stages", "method"])
+    sources = {"ours": our_scores(found), SPREAD: spread(found), "paper": paper_scores()}
+    both = pd.concat(sources, axis=1).reindex(index)
+    if both[SPREAD].isna().all(axis=None):
+        del sources[SPREAD]
+    both = both.swaplevel(axis=1)[[(task, source) for task in TASKS for source in sources]]
+    both = both.rename(columns=TASK_TITLES)
+    return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
+
+
+def how_to_fill(found: Sequence[Run]) -> list[str]:
+    """A line for each method of the tables whose runs are missing: which notebook makes them.
+
+    Seeds are named where only some lack a run; the last line asks for more where there is one.
+    """
+    seeds = sorted({run.config["seed"] for run in found})
+    have = {tuple(run.config[field] for field in ("method", "stage", "seed")) for run in found}
+    lines = []
+    for method in methods_of(found):
+        stages_lacking: dict[tuple[int, ...], list[str]] = {}
+        for stage in JOINT:
+            lacking = tuple(seed for seed in seeds if (method, stage, seed) not in have)
+            if lacking or not seeds:
+                stages_lacking.setdefault(lacking, []).append(stage)
+        for lacking, stages in stages_lacking.items():
+            where = "" if list(lacking) == seeds else f", SEED {_listed(lacking)}"
+            maker = NOTEBOOKS.get(method, f"study.run({stages[-1]!r}, ...) with that method")
+            lines.append(f"{method} in {' and '.join(stages)}{where}: run {maker}")
+    return lines + one_seed(found)
+
+
+def one_seed(found: Sequence[Run]) -> list[str]:
+    """The line that says what is missing for a spread, if all runs are of one seed; else none."""
+    seeds = by_seed(found)
+    if len(seeds) != 1:
+        return []
+    return [
+        f"one seed, {seeds[0][0].config['seed']}: no spread and no interval; "
+        "make study SEEDS=0,1,2 (with your DATA and PRESET) trains more"
+    ]
+
+
+def _listed(seeds: Sequence[int]) -> str:
+    return ", ".join(map(str, seeds))
+
+
+def differences(found: Sequence[Run], references: Sequence[str] = ("CIL", "SS")) -> pd.DataFrame:
+    """Paired differences of the cross-task scores after T2 and T3 to some methods, in points.
+
+    Rows (score, method); columns ("minus CIL", as from `interval`), ...; NaN in the row of the
+    reference itself.
+    """
+    blocks = {
+        f"{TASK_TITLES[task]} after {stage}": pd.concat(
+            {
+                f"minus {reference}": paired(found, stage, task, reference).drop(reference)
+                for reference in references
+            },
+            axis=1,
+        ).reindex(methods_of(found))
+        for stage, task in JOINT.items()
+    }
+    return pd.concat(blocks, names=["score", "method"])
+
+
+def signed(differences: pd.DataFrame) -> Styler:
+    """Differences for the notebook: bold where the 95 % interval does not hold 0.
+
+    The bounds are left out where no interval is known.
+    """
+    bounds = [column for column in differences if column[1] in ("low", "high")]
+    known = differences[bounds].notna().any(axis=None)
+    shown = differences if known else differences.drop(columns=bounds)
+    counts = [column for column in shown if column[1] == "seeds"]
+    return (
+        shown.style.format("{:+.1f}", na_rep="–")
+        .format("{:.0f}", na_rep="–", subset=counts)
+        .apply(_decided, axis=None)
+    )
+
+
+def _decided(differences: pd.DataFrame) -> pd.DataFrame:
+    marks = pd.DataFrame("", index=differences.index, columns=differences.columns)
+    for reference in differences.columns.unique(0):
+        of_one = differences[reference]
+        if "low" in of_one:
+            marks.loc[of_one["low"] * of_one["high"] > 0, (reference, "mean")] = BEST
+    return marks
+
+
+def forgetting(found: Sequence[Run]) -> pd.DataFrame:
+    """Score now minus score when learned, in points, for each task of the past; a row a method.
+
+    Columns ("Task 1", "after T2"), ...; the mean over the seeds that have both scores. Task 1 was
+    learned in T1 by all alike.
+    """
+    check_comparable(found)
+    of_seeds = [_forgetting(runs_of_seed) for runs_of_seed in by_seed(found) or [[]]]
+    return pd.concat(of_seeds).groupby(level=0, sort=False).mean().reindex(methods_of(found)[1:])
+
+
+def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
+    ours = our_scores(found)
+    learned = {"task1": lambda method: ("T1", "T1"), "task2": lambda method: ("T2", method)}
+    rows = {}
+    for method in methods_of(found)[1:]:  # SS learns everything at once
+        rows[method] = {
+            (TASK_TITLES[task], f"after {stage}"): score(ours, stage, method, task)
+            - score(ours, *learned[task](method), task)
+            for task, stage in (("task1", "T2"), ("task1", "T3"), ("task2", "T3"))
+        }
+    return pd.DataFrame(rows).T
+
+
+def by_task(counts: pd.DataFrame, split: Split) -> pd.DataFrame:
+    """A confusion matrix of classes added up to one of class sets S1, S2, ..., in pixels.
+
+    Rows: labels, columns: predictions; off the diagonal is what was taken for another task.
+    """
+    task_of = {
+        name: f"S{stage.number}" for stage in split.stages for name in split.names(stage.new)
+    }
+    rows = counts.groupby(task_of, sort=False).sum()
+    return rows.T.groupby(task_of, sort=False).sum().T
+
+
+def between_tasks(found: Sequence[Run], split: Split, stage: str = "T3") -> pd.DataFrame:
+    """Pixels of one task that were predicted as another, in % of its pixels; a row a method.
+
+    Columns ("S1 as", "S2"), ...: labelled, predicted, with all classes known after the stage
+    competing. Only methods that have been run; pixels of several seeds are added up.
+    """
+    check_comparable(found)
+    everything = list(split.class_sets(split.stage(stage)))[-1]
+    counts: dict[str, pd.DataFrame] = {}
+    for run in found:
+        if run.config["stage"] == stage and everything in run.scores["confusion"]:
+            of_run = by_task(run.confusion(everything), split)
+            counts[run.config["method"]] = counts.get(run.config["method"], 0) + of_run
+    rows = {}
+    for method in [method for method in methods_of(found) if method in counts]:
+        shares = 100 * counts[method].div(counts[method].sum(axis=1), axis=0)
+        rows[method] = {
+            (f"{labelled} as", predicted): shares.loc[labelled, predicted]
+            for labelled in shares.index
+            for predicted in shares.columns
+            if labelled != predicted
+        }
+    return pd.DataFrame(rows).T
+
+
+def label_ledger(split: Split, methods: Iterable[Method] = METHODS.values()) -> pd.DataFrame:
+    """Which images and which labels each method sees in each stage: a row a method.
+
+    It is read off the methods' own declarations, which the trainer enforces.
+    """
+    numbers = [stage.number for stage in split.stages]
+    rows = {"SS": [_together("D", n) + " with " + _together("S", n) for n in numbers]}
+    for method in methods:
+        rows[method.name] = ["D1 with S1"]
+        for n in numbers[1:]:
+            known = _together("S", n) if method.labels == "all" else f"S{n}"
+            kept = [f"{method.memory.size} of D{k} with S{k}" for k in range(1, n) if method.memory]
+            rows[method.name].append(" + ".join([f"D{n} with {known}", *kept]))
+    return pd.DataFrame.from_dict(rows, "index", columns=[stage.name for stage in split.stages])
+
+
+def _together(letter: str, n: int) -> str:
+    return "∪".join(f"{letter}{k}" for k in range(1, n + 1))
+
+
+def highlight(table: pd.DataFrame) -> Styler:
+    """A comparison for the notebook: in each block and column best bold, second underlined.
+
+    SS takes no part: it saw all labels at once. A dash stands for what has not been run or has
+    no such class set.
+    """
+    spreads = [column for column in table if _is_spread(column)]
+    return (
+        table.style.format("{:.1f}", na_rep="–")
+        .format("± {:.1f}", na_rep="", subset=spreads)
+        .apply(_marks, axis=None)
+    )
+
+
+def _is_spread(column: str | tuple[str, str]) -> bool:
+    return isinstance(column, tuple) and column[-1] == SPREAD
+
+
+def _marks(table: pd.DataFrame) -> pd.DataFrame:
+    marks = pd.DataFrame("", index=table.index, columns=table.columns)
+    for _, block in table.drop("SS", level="method", errors="ignore").groupby(level="stages"):
+        for column in filter(lambda column: not _is_spread(column), table.columns):
+            best = block[column].dropna().nlargest(2)
+            for row, mark in zip(best.index, (BEST, SECOND), strict=False):
+                marks.loc[row, column] = mark
+    return marks
+
+
+def as_text(table: pd.DataFrame) -> str:
+    """A table for the terminal, one decimal, a dash for what is missing."""
+    return table.to_string(float_format="{:.1f}".format, na_rep="–").replace("<NA>", "   –")

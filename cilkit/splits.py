@@ -1,0 +1,198 @@
+"""Split files: the classes, stages and cities of a data set, read from TOML (Table I)."""
+
+import re
+import tomllib
+from pathlib import Path
+
+from cilkit.checks import nearest, unknown
+from cilkit.classes import UNKNOWN, LabelClass, Split, Stage
+from cilkit.files import RESOURCES
+
+SPLITS = RESOURCES / "splits"
+LAYOUTS = ["cityscapes", "camvid"]
+FIELDS = (  # of a split file
+    *("name", "layout", "void", "classes", "stages"),
+    *("test", "held_back", "images", "parts"),
+)
+KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
+
+
+def load_split(source: str | Path = "cityscapes") -> Split:
+    """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
+
+    Every class must be in exactly one stage, and no city in two places; anything else is a
+    ValueError that names the file, what came and what was wanted.
+    """
+    path = Path(source)
+    if path.suffix != ".toml":
+        path = SPLITS / f"{source}.toml"
+    if not path.is_file():
+        known = sorted(Path(file.name).stem for file in SPLITS.iterdir())
+        raise FileNotFoundError(
+            f"no split file {path}{nearest(source, known)}; use one of: {', '.join(known)}, or the "
+            f"path of your own .toml written like {SPLITS}/cityscapes.toml"
+        )
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not a TOML file: {error}; correct it there") from error
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read ({error}); check its permissions") from error
+    try:
+        return _split(table)
+    except ValueError as error:
+        raise ValueError(
+            f"split file {path}: {error}. {SPLITS}/cityscapes.toml shows the form"
+        ) from error
+
+
+def _split(table: dict) -> Split:
+    _only(table, FIELDS, "")
+    groups, layout = _entry(table, "stages", list, ""), _entry(table, "layout", str, "")
+    if layout not in LAYOUTS:
+        raise ValueError(unknown("layout", layout, LAYOUTS))
+    stages: list[Stage] = []
+    for group in groups:
+        stages.append(_stage(group, stages))
+    if not stages:
+        raise ValueError("stages is []; wanted at least one [[stages]] entry")
+    _all_different("stage", [stage.name for stage in stages], "name each stage once")
+    order = [name for group in groups for name in group["classes"]]
+    void = tuple(_entry(table, "void", list, ""))
+    test, held_back = (_part(table, key) for key in ("test", "held_back"))
+    _check_cities(layout, [city for stage in stages for city in stage.cities], test, held_back)
+    return Split(
+        name=_entry(table, "name", str, ""),
+        layout=layout,
+        classes=_classes(_entry(table, "classes", dict, ""), order, void),
+        void=void,
+        stages=tuple(stages),
+        test_cities=test,
+        held_back=held_back,
+        images=_images(table),
+        parts=_parts(table),
+    )
+
+
+def _classes(entries: dict, order: list[str], void: tuple[int, ...]) -> tuple[LabelClass, ...]:
+    """The classes in the order of the channels; each is in one stage, each id is one class's."""
+    for name in order:
+        if name not in entries:
+            raise ValueError(unknown("class", name, list(entries)))
+    _all_different("class", order, "give each class to one stage")
+    if homeless := [name for name in entries if name not in order]:
+        raise ValueError(
+            f"class {', '.join(map(repr, homeless))} is in no stage; add it to the `classes` of a "
+            "[[stages]] entry, or list its id under `void`"
+        )
+    if len(order) > UNKNOWN:
+        raise ValueError(f"{len(order)} classes; at most {UNKNOWN} fit an 8-bit label image")
+    classes = tuple(_label_class(name, entries[name]) for name in order)
+    ids = [label_class.label_id for label_class in classes] + list(void)
+    if bad := [i for i in ids if not _is_byte(i)]:
+        raise ValueError(f"id {bad[0]!r} does not fit an 8-bit label image; use 0 to 255")
+    _all_different("id", ids, "an id is one class or void")
+    return classes
+
+
+def _entry(table: object, key: str, kind: type, where: str) -> object:
+    """An entry that a table of the file must have, of the type that it must have."""
+    if not isinstance(table, dict):
+        raise ValueError(f"{table!r} stands{where} instead of a table; wanted `{key} = ...` in it")
+    if key not in table:
+        raise ValueError(f"it lacks {key!r}{where}")
+    if type(table[key]) is not kind:  # true is no number
+        raise ValueError(f"{key}{where} is {table[key]!r}; wanted {KINDS[kind]}")
+    return table[key]
+
+
+def _only(table: dict, known: tuple[str, ...], where: str) -> None:
+    if strange := [key for key in table if key not in known]:
+        raise ValueError(unknown(f"entry{where}", strange[0], list(known)))
+
+
+def _names(table: object, key: str, where: str) -> tuple[str, ...]:
+    names = _entry(table, key, list, where)
+    if not all(isinstance(name, str) and name.strip() for name in names):
+        raise ValueError(f"{key}{where} are {names!r}; wanted a list of names")
+    return tuple(names)
+
+
+def _stage(group: object, before: list[Stage]) -> Stage:
+    where = f" of stage {len(before) + 1}"
+    name = _entry(group, "name", str, where)
+    if not re.fullmatch(r"\w+", name):
+        raise ValueError(f"stage {name!r} gives folders their names; use letters, digits and _")
+    where = f" of stage {name!r}"
+    _only(group, ("name", "classes", "cities"), where)
+    classes, cities = _names(group, "classes", where), _names(group, "cities", where)
+    if not classes:
+        raise ValueError(f"stage {name!r} has no class; give it at least one")
+    if not cities:
+        raise ValueError(f"stage {name!r} has no city; give it at least one")
+    start = before[-1].new.stop if before else 0
+    stop = start + len(classes)
+    return Stage(name, len(before) + 1, slice(0, start), slice(start, stop), cities)
+
+
+def _label_class(name: str, entry: object) -> LabelClass:
+    where = f" of {name!r}"
+    colour = _entry(entry, "colour", list, where)
+    _only(entry, ("id", "colour"), where)
+    if len(colour) != 3 or not all(map(_is_byte, colour)):
+        raise ValueError(f"colour{where} is {colour}; wanted three numbers 0 to 255")
+    if "id" not in entry:
+        raise ValueError(f"it lacks 'id'{where}")
+    return LabelClass(name, entry["id"], tuple(colour))
+
+
+def _is_byte(value: object) -> bool:
+    return type(value) is int and 0 <= value <= 255
+
+
+def _part(table: dict, key: str) -> tuple[str, ...]:
+    """The cities of [test], of which there must be one, or of [held_back]."""
+    if key == "held_back" and key not in table:
+        return ()
+    entry, where = _entry(table, key, dict, ""), f" of {key}"
+    _only(entry, ("cities",), where)
+    cities = _names(entry, "cities", where)
+    if key == "test" and not cities:
+        raise ValueError("test has no city; give it at least one")
+    return cities
+
+
+def _check_cities(
+    layout: str, trained: list[str], test: tuple[str, ...], held_back: tuple[str, ...]
+) -> None:
+    rule = "a city belongs to one stage, or to test, or is held back"
+    cities = [*trained, *held_back]
+    if layout == "cityscapes":  # in camvid, a sequence may have frames in both folders
+        cities += test
+        if bad := [city for city in cities if city == ".." or city != Path(city).name]:
+            raise ValueError(f"city {bad[0]!r} is no name of a folder; write it without / and ..")
+    else:
+        _all_different("city", list(test), rule)
+    _all_different("city", cities, rule)
+
+
+def _images(table: dict) -> tuple[tuple[str, int], ...]:
+    images = _entry(table, "images", dict, "") if "images" in table else {}
+    if bad := [city for city, n in images.items() if type(n) is not int or n < 0]:
+        raise ValueError(f"images of {bad[0]!r} are {images[bad[0]]!r}; wanted a whole number")
+    return tuple(images.items())
+
+
+def _parts(table: dict) -> int:
+    parts = _entry(table, "parts", int, "") if "parts" in table else 1
+    if parts < 1:
+        raise ValueError(f"parts is {parts}; wanted a whole number from 1")
+    return parts
+
+
+def _all_different(kind: str, values: list, rule: str) -> None:
+    """Whether all differ in more than capital letters, which not every disk tells apart."""
+    folded = [str(value).lower() for value in values]
+    twice = {value for value, fold in zip(values, folded, strict=True) if folded.count(fold) > 1}
+    if twice:
+        raise ValueError(f"{kind} {', '.join(map(repr, sorted(twice)))} appears twice; {rule}")

@@ -1,0 +1,1 @@
+"""A study: its runs, what they were made from, and where they lie."""

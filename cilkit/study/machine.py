@@ -1,0 +1,135 @@
+"""What this machine lacks for a study, in plain words, and how long each preset takes on it."""
+
+import platform
+import shutil
+import sys
+from dataclasses import replace
+from importlib.metadata import PackageNotFoundError, requires, version
+from pathlib import Path
+
+import pandas as pd
+import psutil
+from packaging.requirements import Requirement
+
+from cilkit.files import ROOT
+from cilkit.methods import METHODS
+from cilkit.networks.erfnet import ERFNet
+from cilkit.study.study import Study
+from cilkit.training.config import PRESETS, TrainConfig
+from cilkit.training.evaluation import make_fabric, used_precision
+from cilkit.training.stage import fit_stage
+
+MEMORY = (
+    2500  # bytes a pixel of a batch, with a teacher (tensors took 1070 in bf16, 2070 in float32)
+)
+RUN = 12e6  # bytes of a run folder
+STEPS = 5  # of each of two epochs; the second one is timed
+
+
+def check(study: Study) -> pd.DataFrame:
+    """What a study wants of a machine, what is there, and what to do where that is not enough."""
+    rows = [
+        _packages(),
+        _kernel(),
+        _device(study),
+        _memory(study),
+        _disk(study),
+        _cityscapes(study),
+    ]
+    return pd.DataFrame(rows, columns=["", "here", "what to do"]).set_index("")
+
+
+def time_presets(study: Study) -> pd.DataFrame:
+    """How long each preset takes here, from ten steps of CIL in the second stage of the study.
+
+    Columns: ms for a step; how long for stage T1, and for all trainings of Tables II and III.
+    """
+    rows = {}
+    for name, config in PRESETS.items():
+        step = _seconds_of_a_step(study, config)
+        images = [len(study.data.images(stage)) for stage in study.split.stages]
+        later = len(METHODS) + 1  # trainings on each later stage alone, with LWM's second teachers
+        single = sum(sum(images[:k]) for k in range(2, len(images) + 1))
+        steps = [images[0], images[0] + later * sum(images[1:]) + single]
+        spans = [n // config.batch * config.epochs * step for n in steps]
+        rows[name] = [round(1000 * step), *map(in_words, spans)]
+    return pd.DataFrame.from_dict(rows, "index", columns=["a step [ms]", "T1", "all trainings"])
+
+
+def _seconds_of_a_step(study: Study, config: TrainConfig) -> float:
+    """The second of two short epochs: the first one decodes, and prepares the processor."""
+    stage = study.split.stages[1]
+    images = study.data.stage(stage.name, "new", config.height)
+    config = replace(config, epochs=2, encoder_weights=None, workers=0)
+    images = images.subset(range(min(len(images), STEPS * config.batch)))
+    if len(images) < config.batch:
+        return float("nan")
+    teacher = ERFNet(stage.old.stop, normalise=config.normalise)
+    _, history = fit_stage(METHODS["CIL"], images, stage, teacher, config)
+    return history["seconds"].iloc[-1] / (len(images) // config.batch)
+
+
+def in_words(seconds: float) -> str:
+    """A time to wait, roughly: "40 s", "12 min", "3 h", "5 days"."""
+    if seconds != seconds:
+        return "too few images for a batch"
+    for size, unit, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
+        if seconds / size < most:
+            return f"{max(1, round(seconds / size))} {unit}"
+    return f"{round(seconds / 86400)} days"
+
+
+def _packages() -> tuple[str, str, str]:
+    wrong = []
+    for line in requires("cilkit") or []:
+        wanted = Requirement(line)
+        if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
+            try:
+                found = version(wanted.name)
+            except PackageNotFoundError:
+                found = "missing"
+            if found == "missing" or not wanted.specifier.contains(found, prereleases=True):
+                wrong.append(f"{wanted.name} {found} (wanted {wanted.specifier})")
+    here = ", ".join(wrong) or f"all there; Python {platform.python_version()}"
+    return "packages", here, "pip install -c constraints.txt -e ." if wrong else ""
+
+
+def _kernel() -> tuple[str, str, str]:
+    own = ROOT / ".venv"
+    if own.is_dir() and Path(sys.prefix).resolve() != own.resolve():
+        return "kernel", f"of {sys.prefix}", "start JupyterLab by `make lab`, or choose its kernel"
+    return "kernel", f"of {'the project' if own.is_dir() else sys.prefix}", ""
+
+
+def _device(study: Study) -> tuple[str, str, str]:
+    device = make_fabric(study.config).device.type
+    here = f"{device}, {used_precision(study.config)}, {psutil.cpu_count(logical=False)} cores"
+    slow = device == "cpu" and study.preset in ("paper", "released")
+    return "device", here, "use PRESET = 'quick', or a machine with a GPU" if slow else ""
+
+
+def _memory(study: Study) -> tuple[str, str, str]:
+    config, free = study.config, psutil.virtual_memory().available
+    height, width = config.augmentation.crop
+    need = 2 * 2**30 + MEMORY * config.batch * height * width  # 2 GiB: Python, and decoded images
+    here = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB wanted"
+    todo = "close other programs, or use a smaller preset, or Study(..., batch=...)"
+    return "memory", here, todo if free < need else ""
+
+
+def _disk(study: Study) -> tuple[str, str, str]:
+    there = next(path for path in (study.folder, *study.folder.parents) if path.exists())
+    free = shutil.disk_usage(there).free
+    stages = len(study.split.stages)
+    runs = 1 + (len(METHODS) + 2) * (stages - 1)
+    images = study.data.stage(study.split.stages[0].name, height=study.config.height)
+    need = RUN * runs + images.cache_size()
+    here = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB wanted"
+    todo = "make room, name another disk in RUNS, or set CILKIT_CACHE=off (data/README.md)"
+    return "disk", here, todo if free < need else ""
+
+
+def _cityscapes(study: Study) -> tuple[str, str, str]:
+    if study.data.name == "toyscapes":
+        return "data", "Toyscapes, drawn by the kit", "for Cityscapes or CamVid: data/README.md"
+    return "data", f"{len(study.data.train)} training images in {study.data.root}", ""

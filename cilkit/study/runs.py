@@ -1,0 +1,240 @@
+"""The run folder: one folder a training, whole or not there at all."""
+
+import hashlib
+import json
+import math
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Sequence
+from dataclasses import dataclass
+from io import BytesIO
+from pathlib import Path
+
+import pandas as pd
+from safetensors import torch as safetensors
+
+from cilkit.checks import unknown
+from cilkit.classes import Split, Stage
+from cilkit.files import resolve, set_aside, write
+from cilkit.metrics import MeanIoU
+from cilkit.networks.erfnet import ERFNet
+
+WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
+FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
+NEW_TEACHER = "LWM teacher"  # the model of the new classes alone, eq. (6)
+NOTEBOOKS = {  # which notebook makes the runs of a method
+    "T1": "05_train_t1",
+    "SS": "05_train_t1",
+    "FT": "06_ft_fe",
+    "FE": "06_ft_fe",
+    "LWOF": "07_lwof",
+    "LWM": "08_lwm",
+    NEW_TEACHER: "08_lwm",
+    "Michieli": "09_michieli",
+    "CIL (w/o weights)": "10_cil",
+    "CIL": "10_cil",
+}
+
+
+@dataclass(frozen=True)
+class Run:
+    """A finished training: what it was (config), how it went (history), what it reached (scores).
+
+    `scores` holds mIoU in % by class set, IoU in % by class set and class (None for an empty
+    union), and the confusion matrices (rows: labels, columns: predictions, in pixels).
+    """
+
+    folder: Path
+    config: dict
+    history: pd.DataFrame
+    scores: dict
+
+    @property
+    def miou(self) -> pd.Series:
+        """mIoU in % by class set, in the order of the paper's tables."""
+        return pd.Series(self.scores["miou"], name=self.folder.name, dtype=float)
+
+    def iou(self, class_set: str) -> pd.Series:
+        """IoU in % of each class of a class set; NaN for a class with an empty union."""
+        return pd.Series(self._of("iou", class_set), name=self.folder.name, dtype=float)
+
+    def confusion(self, class_set: str) -> pd.DataFrame:
+        """Pixel counts, rows: labels, columns: predictions."""
+        names = list(self._of("iou", class_set))
+        return pd.DataFrame(self._of("confusion", class_set), names, names)
+
+    def _of(self, kind: str, class_set: str) -> dict | list:
+        if class_set not in self.scores[kind]:
+            raise ValueError(unknown("class set", class_set, list(self.scores[kind])))
+        return self.scores[kind][class_set]
+
+    def network(self) -> ERFNet:
+        """The trained network, on the CPU, in evaluation mode; ValueError if a file is damaged."""
+        network = ERFNet(*self.config["decoders"], normalise=self.config["train"]["normalise"])
+        network.load_state_dict(safetensors.load(read(self.folder / WEIGHTS)))
+        return network.eval()
+
+    def digest(self) -> str:
+        """Hash of the weights, by which a student names its teacher."""
+        return _sum(read(self.folder / WEIGHTS))[:16]
+
+
+def run_name(stage: Stage, method: str) -> str:
+    """Folder name of a run: "T1" for the first stage, which all methods share, else "CIL_T2"."""
+    return stage.name if stage.number == 1 else f"{_as_file(method)}_{stage.name}"
+
+
+def _as_file(method: str) -> str:
+    return re.sub(r"\W+", "_", method.replace("w/o", "wo")).strip("_")
+
+
+def save(
+    folder: Path,
+    network: ERFNet,
+    config: dict,
+    history: pd.DataFrame,
+    scores: MeanIoU,
+    split: Split,
+) -> Run:
+    """Write a run. It is made under another name and renamed, so it is there whole or not at all.
+
+    If another process finished the same run meanwhile, that one stays.
+    """
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = folder.parent / f".{folder.name}-{uuid.uuid4().hex[:8]}"
+    unfinished.mkdir()
+    try:
+        state = {key: value.contiguous() for key, value in network.state_dict().items()}
+        decoders = [decoder.num_classes for decoder in network.decoders]
+        files = {
+            WEIGHTS: safetensors.save(state),
+            "config.json": _as_json(config | {"decoders": decoders}),
+            "history.csv": history.to_csv(index=False).encode(),
+            "scores.json": _as_json(_as_dict(scores, split)),
+        }
+        sums = "".join(f"{_sum(content)}  {name}\n" for name, content in files.items())
+        for name, content in (files | {SUMS: sums.encode()}).items():
+            write(unfinished / name, content)
+        if folder.exists() and not is_finished(folder):
+            set_aside(folder)
+        try:
+            os.rename(unfinished, folder)
+        except OSError:
+            if not is_finished(folder):
+                raise
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    return load(folder)
+
+
+def read(file: Path) -> bytes:
+    """A file of a run as it was saved; a ValueError if it was edited or damaged since."""
+    try:
+        content, sums = file.read_bytes(), (file.parent / SUMS).read_bytes()
+    except OSError as error:
+        raise ValueError(f"{file} cannot be read ({error}); check its permissions") from error
+    if f"{_sum(content)}  {file.name}".encode() not in sums.splitlines():
+        raise ValueError(
+            f"{file} is not as it was saved: {SUMS} beside it has another checksum, so one of them "
+            f"was edited or damaged. Put it back, or move {file.parent} away and run this again: "
+            "it is trained anew then"
+        )
+    return content
+
+
+def _sum(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
+
+
+def is_finished(folder: Path) -> bool:
+    """Whether a folder holds a whole run."""
+    return all((folder / file).is_file() for file in FILES)
+
+
+def load(folder: Path | str) -> Run:
+    """Read a finished run; a FileNotFoundError says what is missing and what is there instead.
+
+    A relative path starts at the project folder, as in Study. A ValueError names a file that was
+    edited or damaged since it was saved; of the weights, not before they are used.
+    """
+    folder = resolve(folder)
+    if not is_finished(folder):
+        missing = [file for file in FILES if not (folder / file).is_file()]
+        if folder.is_dir():
+            raise FileNotFoundError(
+                f"{folder} is not a finished run, it lacks {', '.join(missing)}; move it away and "
+                "train again"
+            )
+        found = ", ".join(run.folder.name for run in find(folder.parent)) or "none"
+        made_by = {_as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
+        notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
+        maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
+        raise FileNotFoundError(
+            f"no run {folder.name!r} in {folder.parent} (found: {found}); {maker} "
+            f"{folder.name!r}, run that first"
+        )
+    return Run(
+        folder,
+        json.loads(read(folder / "config.json")),
+        pd.read_csv(BytesIO(read(folder / "history.csv"))),
+        json.loads(read(folder / "scores.json")),
+    )
+
+
+def find(folder: Path | str) -> list[Run]:
+    """All finished runs below a folder, at any depth, without the superseded ones.
+
+    A relative path starts at the project folder, as in Study, wherever a notebook was started.
+    """
+    folder = resolve(folder)
+    folders = sorted(file.parent for file in folder.glob("**/scores.json"))
+    return [load(run) for run in folders if is_finished(run) and not _hidden(run, folder)]
+
+
+def _hidden(run: Path, below: Path) -> bool:
+    """Whether a run was set aside, or is still being written."""
+    return any(part == "superseded" or part[0] == "." for part in run.relative_to(below).parts)
+
+
+def scores(found: Path | str | Sequence[Run]) -> pd.DataFrame:
+    """The scores of some runs, or of all below a folder, as one tidy table, mIoU in %.
+
+    Columns: data, preset, seed, method, stage, task, miou. Runs of several data sets, presets and
+    seeds may come together; a relative path starts at the project folder.
+    """
+    columns = ["data", "preset", "seed", "method", "stage"]
+    rows = [
+        [run.config[column] for column in columns] + [task, value]
+        for run in (find(found) if isinstance(found, Path | str) else found)
+        for task, value in run.scores["miou"].items()
+    ]
+    return pd.DataFrame(rows, columns=[*columns, "task", "miou"]).astype({"miou": float})
+
+
+def score_columns(history: pd.DataFrame) -> list[str]:
+    """The class sets among the columns of a history, whose scores were watched in training."""
+    return [column for column in history if column.startswith("task")]
+
+
+def _as_dict(scores: MeanIoU, split: Split) -> dict:
+    sets = scores.class_sets.items()
+    return {
+        "miou": {name: _number(scores.miou(name)) for name, _ in sets},
+        "iou": {
+            name: dict(
+                zip(split.names(classes), map(_number, scores.iou(name).tolist()), strict=True)
+            )
+            for name, classes in sets
+        },
+        "confusion": {name: scores.counts[name].tolist() for name, _ in sets},
+    }
+
+
+def _number(value: float) -> float | None:
+    return None if math.isnan(value) else value  # JSON has no NaN
+
+
+def _as_json(content: dict) -> bytes:
+    return (json.dumps(content, indent=1) + "\n").encode()

@@ -1,0 +1,292 @@
+"""A study: one data set, preset and seed, and its runs, loaded where they exist, else trained.
+
+    python -m cilkit.study T3 CIL DATA=toyscapes PRESET=paper SEED=1
+
+does the same for one run; see `main`.
+"""
+
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import asdict, replace
+from functools import partial
+from pathlib import Path
+from types import MappingProxyType
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from cilkit import files
+from cilkit.checks import check_path, check_seed
+from cilkit.classes import Split, Stage
+from cilkit.data.images import LabelledImages
+from cilkit.data.scenes import open_data
+from cilkit.files import resolve
+from cilkit.methods import Method, get_method
+from cilkit.study import runs
+from cilkit.study.parameters import check_injected
+from cilkit.study.provenance import code_version, environment
+from cilkit.study.runs import NEW_TEACHER, Run
+from cilkit.training import distributed as ranks
+from cilkit.training.checkpoint import FileCheckpoint
+from cilkit.training.config import TrainConfig, differences, get_config
+from cilkit.training.evaluation import evaluate, make_fabric
+from cilkit.training.loop import Watch
+from cilkit.training.memory import check_size, choose, rate
+from cilkit.training.stage import fit, fit_stage
+
+
+class Study:
+    """What every notebook opens first: the data, the configuration, and the folder of the runs.
+
+        study = Study("toyscapes", "data/runs", "quick", seed=0)
+        study.run("T1")          the model of stage T1
+        study.run("T2")          single-stage training (SS) with the classes up to T2
+        study.run("T2", "CIL")   CIL in stage T2; its teacher is study.run("T1")
+        study.memory("T1")       the images of T1 that LWM remembers
+
+    Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
+    Of several ranks under torchrun, all call the same methods, and the first one alone decides
+    whether a run is there, prints, and writes; all of them read DATA and RUNS.
+    """
+
+    def __init__(
+        self,
+        data: str | Path = "toyscapes",
+        runs: str | Path = "data/runs",
+        preset: str = "quick",
+        seed: int = 0,
+        show: Callable[[str, pd.DataFrame], None] | None = None,
+        **changes: object,
+    ):
+        """`changes` replace fields of the preset's configuration, such as epochs=5.
+
+        Give changed studies a folder of their own: runs that differ from what is asked for
+        are set aside and trained again. show(name, history) is called after each epoch of each
+        training, such as `widgets.show_training()`.
+        """
+        check_injected()
+        check_seed(seed)
+        check_path("RUNS", runs)
+        self.config: TrainConfig = get_config(preset, **changes)
+        self.preset, self.seed, self.show = preset, seed, show
+        if ranks.started() > 1:
+            make_fabric(self.config)  # connects them, before anything takes time
+        self.data = ranks.from_first(partial(open_data, data))
+        self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
+        if not _may_be_folder(self.folder):
+            raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
+
+    @property
+    def split(self) -> Split:
+        return self.data.split
+
+    def stage(self, name: str) -> Stage:
+        """The stage called `name`, such as "T2"."""
+        return self.split.stage(name)
+
+    def run(self, stage: str, method: str | Method = "SS") -> Run:
+        """The run of a method in a stage: loaded if one matches, trained if not.
+
+        A run matches if data, split, configuration, seed, teachers and the code that trained it
+        are the same. One that does not is set aside, after saying in what it differs.
+        """
+        at, height = self.stage(stage), self.config.height
+        method = method if method == "SS" else _as_method(method)
+        if at.number == 1 or method == "SS":
+            images = self.data.single_stage(stage, height)
+            return self._run(at, "SS" if at.number > 1 else stage, images)
+        if method.memory is not None:  # before anything is trained for it
+            for earlier in self.split.earlier(at):
+                check_size(method.memory, len(self.data.images(earlier)))
+        models = {"teacher": self.run(self.split.before(at).name, method)}
+        if method.memory is not None:
+            models["new_teacher"] = self.new_teacher(stage)
+        images = self.data.stage(stage, method.labels, height)
+        return self._run(at, method.name, images, method, models)
+
+    def new_teacher(self, stage: str) -> Run:
+        """The second teacher of LWM: a model trained on the new classes of a stage alone."""
+        if self.stage(stage).number == 1:
+            return self.run(stage)  # all its classes are new
+        return self._run(self.stage(stage), NEW_TEACHER, self._new_images(stage))
+
+    def ratings(self, stage: str, method: str | Method = "LWM") -> pd.DataFrame:
+        """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
+        model = self.run(stage, method)
+        images = self._new_images(stage)
+        return ranks.from_first(lambda: rate(images, model.network(), self.config))
+
+    def memory(self, stage: str, method: str | Method = "LWM") -> LabelledImages:
+        """The images that a method remembers of a stage, with the labels of that stage.
+
+        Its own run in the stage rates them.
+        """
+        method = _as_method(method)
+        if method.memory is None:
+            raise ValueError(
+                f"{method.name} has no memory; give it one: replace(method, memory=Memory(...))"
+            )
+        kept = choose(self.ratings(stage, method), method.memory, self.seed)
+        return self._new_images(stage).subset(kept)
+
+    def exists(self, stage: str, method: str = "SS") -> bool:
+        """Whether a finished run lies in the folder, without asking whether it matches."""
+        return runs.is_finished(self.folder / runs.run_name(self.stage(stage), method))
+
+    def _new_images(self, stage: str) -> LabelledImages:
+        return self.data.stage(stage, "new", self.config.height)
+
+    def _run(
+        self,
+        stage: Stage,
+        name: str,
+        images: LabelledImages,
+        method: Method | None = None,
+        models: Mapping[str, Run] = MappingProxyType({}),
+    ) -> Run:
+        config = ranks.from_first(lambda: self._describe(stage, name, method, models))
+        folder = self.folder / runs.run_name(stage, name)
+        found, _ = ranks.from_first(lambda: _matching(folder, config))
+        if found is not None:
+            return found
+        with _alone(folder):
+            found, differ = ranks.from_first(lambda: _matching(folder, config))
+            if found is not None:
+                return found  # another process has trained it while we waited
+            if differ and ranks.is_first():
+                names = ", ".join(differ)
+                print(f"{folder.name} was trained with other {names}: training again.")
+            return self._train(folder, config, stage, images, method, models)
+
+    def _train(
+        self,
+        folder: Path,
+        config: dict,
+        stage: Stage,
+        images: LabelledImages,
+        method: Method | None,
+        models: Mapping[str, Run],
+    ) -> Run:
+        learned = images.visible if method is None else stage.seen
+        labels = "new" if learned == stage.new else "all"
+        sets = self.split.class_sets(stage).items()
+        sets = {task: classes for task, classes in sets if classes.start >= learned.start}
+        watched = self.data.watch_set(stage.name, self.config.height, labels)
+        config["environment"] = environment(self.config)
+        checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
+        looking = {"watch": Watch(watched, sets, self.show), "checkpoint": checkpoint}
+        with _told_how_to_go_on(checkpoint):
+            if method is None:
+                network, history = fit(images, self.config, self.seed, folder.name, **looking)
+            else:
+                earlier = self.split.earlier(stage) if method.memory is not None else ()
+                network, history = fit_stage(
+                    method,
+                    images,
+                    stage,
+                    config=self.config,
+                    seed=self.seed,
+                    memory=[self.memory(before.name, method) for before in earlier],
+                    **{role: run.network() for role, run in models.items()},
+                    **looking,
+                )
+        test = self.data.test_set(stage.name, self.config.height, labels=labels)
+        scores = evaluate(network, test, sets, self.config)
+        result = (network, config, history, scores)
+        return ranks.from_first(lambda: self._save(folder, checkpoint, *result))
+
+    def _save(self, folder: Path, checkpoint: FileCheckpoint, *result: object) -> Run:
+        if runs.is_finished(folder):  # not before there is a better one
+            print(f"The old run lies in {files.set_aside(folder)}.")
+        run = runs.save(folder, *result, self.split)
+        checkpoint.remove()
+        return run
+
+    def _describe(
+        self, stage: Stage, name: str, method: Method | None, models: Mapping[str, Run]
+    ) -> dict:
+        """What decides the outcome of a run, in the form in which it is saved."""
+        return {
+            "data": self.data.name,
+            "preset": self.preset,
+            "seed": self.seed,
+            "method": name,
+            "stage": stage.name,
+            "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
+            "split": _plain(asdict(self.split)),
+            "files": self.data.fingerprint(),
+            "teacher": None,
+            "new_teacher": None,
+            **{role: run.digest() for role, run in models.items()},
+            "code": code_version(method),
+        }
+
+
+def _as_method(method: str | Method) -> Method:
+    return method if isinstance(method, Method) else get_method(method)
+
+
+def _may_be_folder(path: Path) -> bool:
+    """Whether a path is a folder, or can be made one."""
+    return next(p for p in (path, *path.parents) if p.exists()).is_dir()
+
+
+def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:
+    """The run in a folder, if nothing that decides its outcome differs, and what differs if not."""
+    if not runs.is_finished(folder):
+        return None, []
+    found = runs.load(folder)
+    differ = differences(found.config, config)
+    return (None if differ else found), differ
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Nobody else trains this run meanwhile; an OSError if nothing can be written there.
+
+    Of several ranks the first one holds the lock. While that waits for it, it lets the others
+    know every minute, as they have patience for a while only.
+    """
+    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
+    while not ranks.from_first(lambda: _acquired(lock, folder.parent)):
+        pass
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _acquired(lock: FileLock, folder: Path) -> bool:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=60)
+    except Timeout:
+        return False
+    except OSError as error:
+        raise OSError(
+            f"nothing can be written to {folder} ({error}); choose RUNS where you may write"
+        ) from error
+    return True
+
+
+@contextmanager
+def _told_how_to_go_on(checkpoint: FileCheckpoint) -> Iterator[None]:
+    try:
+        yield
+    except KeyboardInterrupt:
+        if checkpoint.file.is_file() and ranks.is_first():
+            print(
+                "Stopped. What was trained is kept: run the cell again, and it goes on from there."
+            )
+        raise
+
+
+def _plain(value: object) -> object:
+    """Dataclass content as JSON would give it back, so that both compare equal."""
+    if isinstance(value, dict):
+        return {key: _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, slice):
+        return [value.start, value.stop]
+    return value

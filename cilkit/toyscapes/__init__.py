@@ -1,0 +1,1 @@
+"""Toyscapes: street scenes that the kit draws itself."""

@@ -1,0 +1,193 @@
+"""What a network says of images, its scores on a data set, and the device it computes on."""
+
+import ctypes
+import logging
+import os
+import platform
+from collections.abc import Iterator, Mapping
+from functools import cache
+from typing import Literal, TypeVar
+
+import torch
+from lightning_fabric import Fabric
+from lightning_fabric.strategies import DDPStrategy
+from torch import Tensor
+from torch.utils.data import default_collate
+from tqdm import tqdm
+
+from cilkit.data.images import LabelledImages
+from cilkit.metrics import MeanIoU
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training import distributed as ranks
+from cilkit.training.config import TrainConfig
+
+Placed = TypeVar("Placed", ERFNet, Tensor)
+
+AT_ONCE = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
+
+logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
+
+
+def evaluate(
+    network: ERFNet, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
+) -> MeanIoU:
+    """Score a network on a data set for all class sets in one pass (Sec. IV-A).
+
+    Several ranks share the images out, and each returns the scores of all. The channels of the
+    network are the visible classes of the data set, or ValueError.
+    """
+    visible = images.visible
+    if network.num_classes != visible.stop - visible.start:
+        raise ValueError(
+            f"the network has {network.num_classes} channels but the data set shows the classes "
+            f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
+            "the network stands: data.test_set(stage)"
+        )
+    images.prepare(progress=ranks.is_first())
+    scores, share = MeanIoU(class_sets), _share(images)
+    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_first()}
+    with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
+        for pixels, labels in same_size(share):
+            scores.update(predict(network, pixels, config), labels, visible.start)
+            bar.update(len(pixels))
+    found = ranks.from_each(scores.counts)
+    scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
+    return scores
+
+
+def _share(images: LabelledImages) -> LabelledImages:
+    """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
+    if ranks.count() == 1:
+        return images
+    batch = torch.arange(len(images)) // at_once(images.load(0)[0])
+    return images.subset(torch.where(batch % ranks.count() == ranks.rank())[0].tolist())
+
+
+def at_once(image: Tensor) -> int:
+    """How many images as large as (3, h, w) are evaluated in one pass."""
+    images, pixels = AT_ONCE
+    return max(1, min(images, pixels // image[0].numel()))
+
+
+def same_size(images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
+    """The images in order, (B, 3, h, w) in [0, 1], and their labels, uint8.
+
+    In batches of `at_once` neighbours of one size at most.
+    """
+    batch: list[tuple[Tensor, Tensor]] = []
+    for index in range(len(images)):
+        item = images.load(index)
+        shapes = [part.shape for part in item]
+        if batch and (
+            len(batch) == at_once(item[0]) or shapes != [part.shape for part in batch[0]]
+        ):
+            yield _joined(batch)
+            batch = []
+        batch.append(item)
+    if batch:
+        yield _joined(batch)
+
+
+def _joined(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
+    pixels, labels = default_collate(batch)
+    return pixels / 255, labels  # joined as bytes: a quarter of the copying
+
+
+def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+    """Logits of a network in evaluation mode: images (B, 3, H, W) -> (B, S, H, W), on the CPU.
+
+    It computes on the device and in the precision of training, so that scores repeat exactly;
+    the network stays there, in evaluation mode.
+    """
+    fabric = _kept_fabric(used_precision(config), ranks.started())
+    place(network, fabric, config).eval()
+    return answers(network, images, fabric, config).cpu()
+
+
+def answers(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
+    """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
+
+    Of a network that was placed there and put into evaluation mode.
+    """
+    with torch.no_grad(), fabric.autocast():
+        logits = network(place(images, fabric, config))
+    # type and layout in one pass: a softmax or a search along the channels wants them contiguous
+    return logits.to(torch.float32, memory_format=torch.contiguous_format)
+
+
+def make_fabric(config: TrainConfig) -> Fabric:
+    """Lightning Fabric on the best device at hand, in the precision of `used_precision`.
+
+    Under torchrun it connects the processes, each with a device of its own. A ValueError says
+    so if they cannot share the batch evenly.
+    """
+    processes = ranks.started()
+    if config.batch % processes:
+        even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
+        raise ValueError(
+            f"{processes} processes cannot share a batch of {config.batch} images evenly; start a "
+            f"number that divides it, on all nodes together: {', '.join(even)}"
+        )
+    return _new_fabric(used_precision(config), processes)
+
+
+@cache  # Lightning asks all installed packages for callbacks, which takes as long as an image
+def _kept_fabric(precision: str, processes: int) -> Fabric:
+    """That of all predictions; each training has its own."""
+    return _new_fabric(precision, processes)
+
+
+def _new_fabric(precision: str, processes: int) -> Fabric:
+    _keep_freed_memory()
+    if processes == 1:
+        return Fabric(devices=1, precision=precision)
+    here = int(os.environ["LOCAL_WORLD_SIZE"])
+    nodes = {"devices": here, "num_nodes": processes // here}
+    fabric = Fabric(strategy=DDPStrategy(timeout=ranks.PATIENCE), precision=precision, **nodes)
+    fabric.launch()
+    return fabric
+
+
+@cache
+def _keep_freed_memory() -> None:
+    """Let glibc keep up to 2 GB of freed memory for the next tensors, on Linux.
+
+    It would hand large tensors back to the system at once and get new ones page by page, which
+    takes a quarter of a loss's time.
+    """
+    if platform.libc_ver()[0] == "glibc" and not any("MALLOC" in name for name in os.environ):
+        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
+        mallopt = ctypes.CDLL(None).mallopt
+        mallopt(M_MMAP_THRESHOLD, 10**9)
+        mallopt(M_TRIM_THRESHOLD, 2 * 10**9)
+
+
+def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
+    """The configured precision; "auto" is bf16 where the processor multiplies it in hardware."""
+    if config.precision != "auto":
+        return config.precision
+    device = _best_device()
+    gains = False
+    if device.type == "cuda":
+        gains = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu" and hasattr(torch.cpu, "get_capabilities"):
+        capabilities = torch.cpu.get_capabilities()
+        gains = capabilities.get("avx512_bf16") or capabilities.get("amx_bf16")
+    return "bf16-mixed" if gains else "32-true"
+
+
+@cache
+def _best_device() -> torch.device:
+    return Fabric(devices=1).device
+
+
+def place(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
+    """A network or images (B, 3, H, W) on the device, in the memory format of this precision.
+
+    Images also get its type, so that student and teacher see the same ones.
+    """
+    bf16 = used_precision(config) == "bf16-mixed"
+    if bf16 and isinstance(what, Tensor):  # weights stay in float32
+        what = what.bfloat16()
+    memory_format = torch.channels_last if bf16 else torch.contiguous_format
+    return what.to(fabric.device, memory_format=memory_format)

@@ -1,0 +1,285 @@
+"""The one training loop of all methods: batches, learning rate, history, and how it goes on.
+
+A training that was stopped goes on from its last checkpoint and ends with the same weights, bit
+for bit, as one that was not: everything random is drawn from (seed, epoch, index), or its
+generator is part of the checkpoint. Several processes may share a training; see cilkit.ranks.
+"""
+
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from time import perf_counter
+from typing import Protocol
+
+import pandas as pd
+import torch
+from torch import Tensor, nn
+from torch.utils.data import ConcatDataset, DataLoader, Dataset
+from tqdm import tqdm
+
+from cilkit.data.augmentation import Augmented, derive_seed
+from cilkit.data.images import LabelledImages
+from cilkit.networks.erfnet import ERFNet
+from cilkit.training import distributed as ranks
+from cilkit.training.config import TrainConfig
+from cilkit.training.evaluation import evaluate, make_fabric, place
+
+Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
+
+
+@dataclass(frozen=True)
+class Watch:
+    """A few images that are scored now and then while a network trains: to look at, not to choose.
+
+        images      for example of a held-back city, with labels of the classes that are learned
+        class_sets  as in `evaluate`; each becomes a column of the history, in %
+        show        show(name, history) is called after each epoch
+
+    Scored are every second epoch, or every twentieth part of a longer training, and the last one.
+    """
+
+    images: LabelledImages
+    class_sets: Mapping[str, slice]
+    show: Callable[[str, pd.DataFrame], None] | None = None
+
+    def due(self, epoch: int, epochs: int) -> bool:
+        """Whether to score after an epoch, counted from 1."""
+        return epoch % max(2, epochs // 20) == 0 or epoch == epochs
+
+
+class Checkpoint(Protocol):
+    """Where the state of a training is kept; `FileCheckpoint` keeps it in a file."""
+
+    def load(self) -> tuple[dict[str, Tensor], dict] | None:
+        """The last state, None if there is none."""
+
+    def due(self) -> bool:
+        """Whether it is time to save again."""
+
+    def save(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        """Keep a state instead of the one before."""
+
+
+class Training:
+    """One training: the network, its optimiser, and how far they are.
+
+    loss(logits, pixels, labels) gives the terms by name; `frozen` parts keep their weights and
+    their batch-norm statistics; with a `memory`, each batch holds as many remembered images.
+    Of several ranks, each has the logits and labels of the whole batch, but only the pixels of
+    its share.
+    """
+
+    def __init__(
+        self,
+        network: ERFNet,
+        images: LabelledImages,
+        loss: Loss,
+        config: TrainConfig,
+        seed: int,
+        name: str,
+        frozen: Sequence[nn.Module] = (),
+        memory: Sequence[LabelledImages] = (),
+    ):
+        self.steps = len(images) // config.batch  # of an epoch
+        if self.steps == 0:
+            raise ValueError(
+                f"{name}: a batch of {config.batch} is larger than the data set of {len(images)} "
+                "images; use a smaller batch or more images"
+            )
+        self.network, self.loss, self.config, self.seed = network, loss, config, seed
+        self.name, self.frozen = name, frozen
+        for part in frozen:
+            part.requires_grad_(False)
+        self.fabric = make_fabric(config)
+        place(network, self.fabric, config)
+        self.weights = _as_one([weight for weight in network.parameters() if weight.requires_grad])
+        self.adam = torch.optim.Adam(
+            [self.weights], config.learning_rate, weight_decay=config.weight_decay, fused=True
+        )
+        self.model, self.optimizer = self.fabric.setup(network, self.adam)
+        named = {"new": images} | {f"memory {i}": part for i, part in enumerate(memory)}
+        self.parts = [
+            Augmented(part, config.augmentation, seed, name, progress=ranks.is_first())
+            for name, part in named.items()
+        ]
+        self.history: list[dict] = []  # a row for each finished epoch
+        self._start_epoch()
+
+    @property
+    def epoch(self) -> int:
+        """Finished epochs."""
+        return len(self.history)
+
+    def _start_epoch(self) -> None:
+        self.step = 0  # finished steps of this epoch
+        self.sums: dict[str, Tensor] = {}
+        self.seconds = 0.0
+
+    def run(self, watch: Watch | None = None, checkpoint: Checkpoint | None = None) -> pd.DataFrame:
+        """Train to the end, from the checkpoint's state if it has one; returns the history.
+
+        Raises FloatingPointError in the step after the one in which the loss is not finite.
+        """
+        if checkpoint is not None and (kept := ranks.from_first(checkpoint.load)) is not None:
+            self._restore(*kept)
+        total, done = self.config.epochs * self.steps, self.epoch * self.steps + self.step
+        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_first()}
+        with tqdm(total=total, initial=done, mininterval=1, **shown) as bar:
+            while self.epoch < self.config.epochs:
+                self._run_epoch(bar, checkpoint)
+                scores = self._score(watch)
+                self._finish_epoch(bar, scores)
+                if watch is not None and watch.show is not None and ranks.is_first():
+                    watch.show(self.name, pd.DataFrame(self.history))
+        network = self.network.cpu().to(memory_format=torch.contiguous_format)
+        for weight in network.parameters():
+            weight.data, weight.grad = weight.detach().clone(), None  # with memory of its own
+        network.eval().requires_grad_(True)
+        return pd.DataFrame(self.history)
+
+    def _run_epoch(self, bar: tqdm, checkpoint: Checkpoint | None) -> None:
+        before, started = self.seconds, perf_counter()
+        self.model.train()
+        for part in self.frozen:
+            part.eval()
+        for part in self.parts:
+            part.epoch = self.epoch
+        for pixels, labels in _batches(self.parts, self.config, self.seed, self.step):
+            for group in self.adam.param_groups:
+                group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
+            pixels = place(pixels, self.fabric, self.config)
+            labels = labels.to(self.fabric.device)
+            logits = ranks.gathered(self.model(pixels))
+            terms = self.loss(logits, pixels, ranks.gathered(labels))
+            self._check_sums()  # of the steps before: their values are there without waiting
+            self.optimizer.zero_grad(set_to_none=False)  # they stay parts of one
+            # Fabric takes the mean of the ranks' gradients; wanted is their sum
+            self.fabric.backward(sum(terms.values()) * ranks.count())
+            self.optimizer.step()
+            for term, value in terms.items():
+                self.sums[term] = self.sums.get(term, 0) + value.detach()
+            self.step += 1
+            self.seconds = before + perf_counter() - started
+            bar.update()
+            if checkpoint is not None and ranks.is_first() and checkpoint.due():
+                self._check_sums()
+                if self.weights.isfinite().all():  # else it fails soon
+                    checkpoint.save(*self._state())
+        self._check_sums()
+
+    def _check_sums(self) -> None:
+        sums = {term: value.item() for term, value in self.sums.items()}
+        if not all(math.isfinite(value) for value in sums.values()):
+            raise FloatingPointError(
+                f"{self.name}: the loss is {sums} in step {self.step} of epoch {self.epoch + 1}; "
+                f"nothing was saved from there on. Lower the learning rate (now "
+                f"{self.config.learning_rate})"
+            )
+
+    def _score(self, watch: Watch | None) -> dict[str, float]:
+        if watch is None:
+            return {}
+        if not watch.due(self.epoch + 1, self.config.epochs):
+            return dict.fromkeys(watch.class_sets, math.nan)
+        found = evaluate(self.network, watch.images, watch.class_sets, self.config)
+        return {name: found.miou(name) for name in watch.class_sets}
+
+    def _finish_epoch(self, bar: tqdm, scores: dict[str, float]) -> None:
+        means = {term: value.item() / self.steps for term, value in self.sums.items()}
+        last = learning_rate(self.config, self.epoch, 1 - 1 / self.steps)
+        row = {"epoch": self.epoch + 1, "learning_rate": last}
+        self.history.append(row | means | scores | {"seconds": self.seconds})
+        bar.set_postfix({term: f"{value:.3f}" for term, value in means.items()})
+        self._start_epoch()
+
+    def _state(self) -> tuple[dict[str, Tensor], dict]:
+        """All that the rest of the training depends on: tensors, and what fits into JSON."""
+        tensors = {f"network.{k}": value for k, value in self.network.state_dict().items()}
+        tensors |= {f"adam.{k}": value for k, value in self.adam.state[self.weights].items()}
+        tensors |= {f"sums.{term}": value for term, value in self.sums.items()}
+        tensors |= {f"random.{kind}": get() for kind, (get, _) in self._generators().items()}
+        facts = {
+            "history": self.history,
+            "step": self.step,
+            "seconds": self.seconds,
+            "terms": list(self.sums),
+        }
+        return tensors, facts
+
+    def _restore(self, tensors: dict[str, Tensor], facts: dict) -> None:
+        def under(prefix: str) -> dict[str, Tensor]:
+            prefix += "."
+            return {k.removeprefix(prefix): t for k, t in tensors.items() if k.startswith(prefix)}
+
+        device = self.fabric.device
+        self.network.load_state_dict(under("network"))
+        self.adam.state[self.weights] = {k: t.to(device) for k, t in under("adam").items()}
+        self.history, self.step, self.seconds = facts["history"], facts["step"], facts["seconds"]
+        self.sums = {term: tensors[f"sums.{term}"].to(device) for term in facts["terms"]}
+        for kind, (_, put) in self._generators().items():
+            put(tensors[f"random.{kind}"])
+
+    def _generators(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
+        """The global generators that dropout draws from: how to read and how to set each."""
+        generators = {"cpu": (torch.get_rng_state, torch.set_rng_state)}
+        backend = getattr(torch, self.fabric.device.type)
+        if self.fabric.device.type in ("cuda", "mps"):
+            generators[self.fabric.device.type] = (backend.get_rng_state, backend.set_rng_state)
+        return generators
+
+
+def _as_one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
+    """One parameter that holds all weights; they become parts of it, their gradients of its own.
+
+    Adam needs a third of the time for it that it needs for some 200 small ones.
+    """
+    one = nn.Parameter(weights[0].new_empty(sum(weight.numel() for weight in weights)))
+    one.grad = torch.zeros_like(one)
+    start = 0
+    for weight in weights:
+        where = weight.shape, weight.stride(), start
+        weight.data = one.detach().as_strided(*where).copy_(weight.detach())
+        weight.grad = one.grad.as_strided(*where)
+        start += weight.numel()
+    return one
+
+
+def _batches(
+    parts: Sequence[Augmented], config: TrainConfig, seed: int, done: int
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """One epoch of the first part without its first `done` batches, each joined by its memory.
+
+    The memory of a batch is one batch of all other parts; it starts again as often as it must.
+    Orders are drawn from (seed, epoch) alone. Of several ranks, each has its share of each batch.
+    """
+    images, *memory = parts
+    loaders = [_loader(images, len(images), config, done, seed, "order", images.epoch)]
+    if memory:
+        remembered, purpose = ConcatDataset(memory), ("memory order", images.epoch)
+        loaders.append(_loader(remembered, len(images), config, done, seed, *purpose))
+    for batches in zip(*loaders, strict=True):
+        pixels, labels = zip(*batches, strict=True)
+        yield torch.cat(pixels), torch.cat(labels)
+
+
+def _loader(
+    images: Dataset, count: int, config: TrainConfig, done: int, seed: int, *purpose: str | int
+) -> DataLoader:
+    """Batches of `count` images in random order, all once before any comes again."""
+    generator = torch.Generator().manual_seed(derive_seed(seed, *purpose))
+    rounds = -(-count // len(images))
+    order = [torch.randperm(len(images), generator=generator) for _ in range(rounds)]
+    whole = torch.cat(order)[done * config.batch : count - count % config.batch]
+    return DataLoader(
+        images,
+        config.batch // ranks.count(),
+        sampler=ranks.own(whole).tolist(),
+        num_workers=config.workers,
+        generator=generator,
+    )
+
+
+def learning_rate(config: TrainConfig, epoch: int, part: float) -> float:
+    """Polynomial decay. By epoch, the released code counts from -1, so it starts a bit higher."""
+    done = epoch + part if config.schedule == "step" else epoch - 1
+    return config.learning_rate * (1 - done / config.epochs) ** config.power
