@@ -29,7 +29,7 @@ def as_if_large() -> Iterator[Path]:
     """
     with (
         TemporaryDirectory() as name,
-        patch.multiple("cilkit.data.images", IN_MEMORY=0, DEAR=0),
+        patch.multiple("cilkit.data.images", IN_MEMORY=0, DISK_CACHE_ABOVE=0),
         patch.dict(os.environ, {"CILKIT_CACHE": str(Path(name) / "cache")}),
     ):
         yield Path(name)

@@ -10,7 +10,7 @@ from torch import Tensor
 from cilkit.checks import unknown
 
 VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidden in this stage
-UNKNOWN = 254  # only inside Split.lookup: an id that the split file does not name
+UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
 
 
 @dataclass(frozen=True)
@@ -100,8 +100,8 @@ class Split:
         return sets
 
     def lookup(self) -> np.ndarray:
-        """Table from label id to channel, (256,) uint8; void ids to VOID, other ids to UNKNOWN."""
-        table = np.full(256, UNKNOWN, dtype=np.uint8)
+        """Table from label id to channel, (256,) uint8; void ids to VOID, others to UNLISTED_ID."""
+        table = np.full(256, UNLISTED_ID, dtype=np.uint8)
         table[list(self.void)] = VOID
         for channel, label_class in enumerate(self.classes):
             table[label_class.label_id] = channel

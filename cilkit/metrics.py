@@ -6,7 +6,9 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-MOST_KINDS = 2**17  # of pixels that are told apart before those that do not occur are left out
+MOST_JOINT_PREDICTIONS = (
+    2**17
+)  # of pixels that are told apart before those that do not occur are left out
 
 
 class MeanIoU:
@@ -41,7 +43,9 @@ class MeanIoU:
                 "learned"
             )
         predictions = self._predictions(logits.contiguous(), first)
-        kind, predicted = _kinds(predictions, {k: len(counts) for k, counts in self.counts.items()})
+        kind, predicted = _joint_predictions(
+            predictions, {k: len(counts) for k, counts in self.counts.items()}
+        )
         kinds = len(next(iter(predicted.values())))
         native = _nearest(kind.int(), labels.shape[-2:])  # half the bytes of long
         pairs = torch.add(native, labels, alpha=kinds)  # (B, H, W)
@@ -105,7 +109,7 @@ def _take_higher(highest: Tensor, best: Tensor, scores: Tensor, index: Tensor | 
     torch.maximum(best, higher * index, out=best)
 
 
-def _kinds(
+def _joint_predictions(
     predictions: Mapping[str, Tensor], sizes: Mapping[str, int]
 ) -> tuple[Tensor, dict[str, Tensor]]:
     """Pixels that every class set predicts alike are of one kind: one count serves all sets.
@@ -116,7 +120,7 @@ def _kinds(
     kind = torch.zeros_like(next(iter(predictions.values())), dtype=torch.long)
     kinds, predicted = 1, {}
     for name, prediction in predictions.items():
-        if kinds * sizes[name] > MOST_KINDS:
+        if kinds * sizes[name] > MOST_JOINT_PREDICTIONS:
             kind, kept = _renumbered(kind, kinds)
             kinds, predicted = len(kept), {k: of_kind[kept] for k, of_kind in predicted.items()}
         kind = torch.add(kind, prediction, alpha=kinds)

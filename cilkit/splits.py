@@ -5,7 +5,7 @@ import tomllib
 from pathlib import Path
 
 from cilkit.checks import nearest, unknown
-from cilkit.classes import UNKNOWN, LabelClass, Split, Stage
+from cilkit.classes import UNLISTED_ID, LabelClass, Split, Stage
 from cilkit.files import RESOURCES
 
 SPLITS = RESOURCES / "splits"
@@ -85,8 +85,8 @@ def _classes(entries: dict, order: list[str], void: tuple[int, ...]) -> tuple[La
             f"class {', '.join(map(repr, homeless))} is in no stage; add it to the `classes` of a "
             "[[stages]] entry, or list its id under `void`"
         )
-    if len(order) > UNKNOWN:
-        raise ValueError(f"{len(order)} classes; at most {UNKNOWN} fit an 8-bit label image")
+    if len(order) > UNLISTED_ID:
+        raise ValueError(f"{len(order)} classes; at most {UNLISTED_ID} fit an 8-bit label image")
     classes = tuple(_label_class(name, entries[name]) for name in order)
     ids = [label_class.label_id for label_class in classes] + list(void)
     if bad := [i for i in ids if not _is_byte(i)]:

@@ -27,7 +27,7 @@ STAMP = {"source": "1"}
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
     """The cache folder of a test in which every image counts as large and none fits in memory."""
-    monkeypatch.setattr("cilkit.data.images.DEAR", 0)
+    monkeypatch.setattr("cilkit.data.images.DISK_CACHE_ABOVE", 0)
     monkeypatch.setattr("cilkit.data.images.IN_MEMORY", 0)
     monkeypatch.setenv("CILKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
@@ -388,7 +388,7 @@ def test_too_small_a_disk_is_said_and_images_are_decoded(
     folder, kept, decoded, capsys, monkeypatch
 ):
     usage = namedtuple("usage", "total used free")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2e9, 2e9, cache.SPARE))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(2e9, 2e9, cache.MIN_FREE_BYTES))
     images = open_data(folder).stage("T1")
     images.prepare()
     said = capsys.readouterr().out

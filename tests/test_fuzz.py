@@ -19,7 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from cilkit.classes import UNKNOWN, Split
+from cilkit.classes import UNLISTED_ID, Split
 from cilkit.data.images import read_label_ids
 from cilkit.data.scenes import open_folder
 from cilkit.metrics import MeanIoU
@@ -102,7 +102,9 @@ def sound(split: Split) -> None:
     cities += split.test_cities if split.layout == "cityscapes" else ()
     assert len({city.lower() for city in cities}) == len(cities)
     table = split.lookup()
-    assert (table < len(names)).sum() == len(names) and (table == UNKNOWN).sum() == 256 - len(ids)
+    assert (table < len(names)).sum() == len(names) and (table == UNLISTED_ID).sum() == 256 - len(
+        ids
+    )
     assert split.palette().shape == (256, 3)
     for stage in split.stages:
         assert split.stage(stage.name) == stage and split.class_sets(stage)
@@ -222,7 +224,7 @@ def test_a_label_image_gives_the_ids_that_were_written_or_is_refused(
     with refused_by_name(file):
         ids = read_label_ids(file, SPLIT)
         assert mode in ("L", "P") and ids.dtype == np.uint8 and np.array_equal(ids, pixels)
-        assert (SPLIT.lookup()[ids] != UNKNOWN).all()
+        assert (SPLIT.lookup()[ids] != UNLISTED_ID).all()
 
 
 @given(st.binary(max_size=200), st.booleans())

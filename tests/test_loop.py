@@ -24,7 +24,7 @@ from cilkit.training import checkpoint
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import evaluate
-from cilkit.training.loop import Watch
+from cilkit.training.loop import Monitor
 from cilkit.training.stage import fit, fit_stage
 
 CONFIG = {"data": "tinyscapes", "seed": 0, "train": {"epochs": 2}}
@@ -56,10 +56,10 @@ def train(scenes, tiny, make_network, small):
     """
     config = replace(tiny, epochs=2, batch=2)
 
-    def run(name, kept=None, config=config, watch=None):
+    def run(name, kept=None, config=config, monitor=None):
         if name == "T1":
             images = scenes.stage("T2", "new").subset(range(6))
-            return fit(images, config, 0, name, watch, kept)
+            return fit(images, config, 0, name, monitor, kept)
         method, given = small(name), {}
         if method.memory is not None:
             given = {"memory": [scenes.stage("T1").subset(range(2))]}
@@ -67,7 +67,7 @@ def train(scenes, tiny, make_network, small):
         images = scenes.stage("T2", method.labels).subset(range(6))
         return fit_stage(
             method, images, scenes.split.stage("T2"), make_network(5), config,
-            watch=watch, checkpoint=kept, **given,
+            monitor=monitor, checkpoint=kept, **given,
         )  # fmt: skip
 
     return run
@@ -256,13 +256,15 @@ def test_a_process_killed_at_twenty_moments_ends_with_the_same_bits(scenes, tiny
 # looking on
 
 
-def test_scores_are_watched_in_every_second_epoch_and_the_last(train, tiny, scenes):
+def test_monitor_images_are_scored_in_every_second_epoch_and_the_last(train, tiny, scenes):
     shown = []
-    watch = Watch(
-        scenes.watch_set("T2", 32), {"task2": slice(5, 11)}, lambda n, h: shown.append((n, len(h)))
+    monitor = Monitor(
+        scenes.monitor_set("T2", 32),
+        {"task2": slice(5, 11)},
+        lambda n, h: shown.append((n, len(h))),
     )
     config = replace(tiny, epochs=3, batch=6)
-    _, history = train("CIL", config=config, watch=watch)
+    _, history = train("CIL", config=config, monitor=monitor)
     assert shown == [("CIL T2", 1), ("CIL T2", 2), ("CIL T2", 3)]
     columns = ["epoch", "learning_rate", "ce", "mkd", "task2", "seconds"]
     assert list(history) == columns
@@ -274,28 +276,28 @@ def test_scores_are_watched_in_every_second_epoch_and_the_last(train, tiny, scen
     ("epochs", "wanted"), [(1, [1]), (8, [2, 4, 6, 8]), (200, list(range(10, 201, 10)))]
 )
 def test_long_trainings_are_scored_twenty_times(scenes, epochs, wanted):
-    watch = Watch(scenes.watch_set("T1"), {})
-    assert [e for e in range(1, epochs + 1) if watch.due(e, epochs)] == wanted
+    monitor = Monitor(scenes.monitor_set("T1"), {})
+    assert [e for e in range(1, epochs + 1) if monitor.due(e, epochs)] == wanted
 
 
 @pytest.mark.parametrize("name", ["T1", "FE", "LWM"])
 def test_looking_on_changes_no_bit(train, scenes, name):
     labels = "new" if name == "T1" else "all"
-    watch = Watch(scenes.watch_set("T2", 32, labels), {"task2": slice(5, 11)})
-    watched, history = train(name, watch=watch)
-    assert same((watched, history.drop(columns="task2")), train(name))
+    monitor = Monitor(scenes.monitor_set("T2", 32, labels), {"task2": slice(5, 11)})
+    monitored, history = train(name, monitor=monitor)
+    assert same((monitored, history.drop(columns="task2")), train(name))
 
 
 def test_the_scores_are_those_of_an_evaluation_at_that_moment(train, scenes, tiny):
-    images, sets = scenes.watch_set("T2", 32), {"task12": slice(0, 11)}
-    network, history = train("CIL", watch=Watch(images, sets))
+    images, sets = scenes.monitor_set("T2", 32), {"task12": slice(0, 11)}
+    network, history = train("CIL", monitor=Monitor(images, sets))
     assert history["task12"].iloc[-1] == evaluate(network, images, sets, tiny).miou("task12")
 
 
 def test_a_history_survives_the_checkpoint_with_its_empty_scores(train, scenes, tmp_path):
-    watch = Watch(scenes.watch_set("T2", 32), {"task2": slice(5, 11)})
-    unbroken = train("CIL", watch=watch)
+    monitor = Monitor(scenes.monitor_set("T2", 32), {"task2": slice(5, 11)})
+    unbroken = train("CIL", monitor=monitor)
     with pytest.raises(Stop):
-        train("CIL", Stopping(tmp_path / "a", 4), watch=watch)
-    assert same(train("CIL", Stopping(tmp_path / "a"), watch=watch), unbroken)
+        train("CIL", Stopping(tmp_path / "a", 4), monitor=monitor)
+    assert same(train("CIL", Stopping(tmp_path / "a"), monitor=monitor), unbroken)
     assert isinstance(unbroken[1], pd.DataFrame) and math.isnan(unbroken[1]["task2"].iloc[0])

@@ -241,7 +241,7 @@ def test_any_number_of_class_sets_is_counted_together():
 
 @pytest.mark.parametrize("most", [1, 30, 2**17])
 def test_kinds_that_do_not_occur_may_be_left_out_at_any_time(batches, monkeypatch, most):
-    monkeypatch.setattr("cilkit.metrics.MOST_KINDS", most)
+    monkeypatch.setattr("cilkit.metrics.MOST_JOINT_PREDICTIONS", most)
     for logits, labels in batches:
         scores = score(logits, labels)
         for name, classes in SETS.items():

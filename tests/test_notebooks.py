@@ -13,7 +13,7 @@ import pytest
 
 from cilkit.methods import METHODS
 from cilkit.results.scores import methods_of
-from cilkit.results.tables import comparison, how_to_fill
+from cilkit.results.tables import comparison, missing_runs
 from cilkit.splits import load_split
 from cilkit.study.runs import FILES, SUMS, find, load
 from cilkit.study.study import Study
@@ -183,7 +183,7 @@ def test_a_method_of_ones_own_is_trained_once_its_switch_is_set(toys, every_run,
     assert methods_of(found)[-1] == "CIL (mine)"
     ours = comparison("II", found).xs("ours", axis=1, level=1).xs("CIL (mine)", level="method")
     assert ours.notna().sum(axis=1).tolist() == [3, 5]
-    assert not any("CIL (mine)" in line for line in how_to_fill(found))
+    assert not any("CIL (mine)" in line for line in missing_runs(found))
 
 
 def test_a_notebook_trains_what_a_program_trains_to_the_last_bit(toys, tmp_path):

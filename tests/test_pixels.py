@@ -5,9 +5,9 @@ import pytest
 import torch
 
 from cilkit.classes import VOID
-from cilkit.data.images import spread
+from cilkit.data.images import evenly_spaced
 from cilkit.explore import pixels
-from cilkit.explore.pixels import Answers, ask, class_entropy, weights, what_the_label_says
+from cilkit.explore.pixels import Answers, class_entropy, label_name, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Step
 
@@ -66,7 +66,7 @@ def test_class_entropy_is_the_mean_over_the_pixels_of_each_class(scenes, tiny, m
 
 @pytest.mark.parametrize(("n", "most"), [(1, 60), (59, 60), (62, 60), (500, 60)])
 def test_indices_are_spread_from_the_first_to_the_last_image(n, most):
-    chosen = spread(n, most)
+    chosen = evenly_spaced(n, most)
     assert len(chosen) == len(set(chosen)) == min(n, most)
     assert chosen[0] == 0 and chosen[-1] == n - 1
     assert n == 1 or max(b - a for a, b in zip(chosen, chosen[1:], strict=False)) <= n // most + 1
@@ -106,18 +106,18 @@ def test_an_image_that_is_not_there_is_refused(scenes, tiny, make_network, index
 
 
 def test_cil_asks_the_label_at_a_new_pixel_and_the_teacher_elsewhere(step):
-    at_new = ask(METHODS["CIL (w/o weights)"], step, 0, 0)
+    at_new = loss_at_pixel(METHODS["CIL (w/o weights)"], step, 0, 0)
     assert at_new.terms == pytest.approx({"ce": -math.log(0.4), "mkd": 0}, rel=1e-6)
-    assert at_new.push.tolist() == pytest.approx([-0.3, -0.1, 1 - 0.4, -0.2], abs=1e-6)
-    elsewhere = ask(METHODS["CIL (w/o weights)"], step, 0, 1)
+    assert at_new.negative_gradient.tolist() == pytest.approx([-0.3, -0.1, 1 - 0.4, -0.2], abs=1e-6)
+    elsewhere = loss_at_pixel(METHODS["CIL (w/o weights)"], step, 0, 1)
     mkd = -0.75 * math.log(0.6) - 0.25 * math.log(0.2)
     assert elsewhere.terms == pytest.approx({"ce": 0, "mkd": mkd}, rel=1e-6)
-    assert elsewhere.push.tolist() == pytest.approx([0.15, 0.05, -0.1, -0.1], abs=1e-6)
+    assert elsewhere.negative_gradient.tolist() == pytest.approx([0.15, 0.05, -0.1, -0.1], abs=1e-6)
 
 
 def test_the_weights_of_cil_multiply_term_and_push(step):
     alpha = weights(step.teacher[0].log())[0, 1].item()
-    plain, weighted = (ask(METHODS[m], step, 0, 1) for m in ("CIL (w/o weights)", "CIL"))
+    plain, weighted = (loss_at_pixel(METHODS[m], step, 0, 1) for m in ("CIL (w/o weights)", "CIL"))
     assert alpha > 1.5
     assert weighted.terms["mkd"] == pytest.approx(alpha * plain.terms["mkd"], rel=1e-6)
     assert weighted.push.tolist() == pytest.approx((alpha * plain.push).tolist(), rel=1e-5)
@@ -128,22 +128,28 @@ def test_the_weights_of_cil_multiply_term_and_push(step):
     [("FT", 0, 0), ("LWOF", 1, 1), ("Michieli", 0, 0), ("CIL (w/o weights)", 0, 1)],
 )
 def test_the_voice_of_the_teacher_is_the_mask(step, method, at_new, at_void):
-    assert ask(METHODS[method], step, 0, 0).voice == pytest.approx(at_new, abs=1e-5)
-    assert ask(METHODS[method], step, 0, 1).voice == pytest.approx(at_void, abs=1e-5)
-    assert ask(METHODS["FT"], replace(step, teacher=None), 0, 1).voice == 0
+    assert loss_at_pixel(METHODS[method], step, 0, 0).teacher_weight == pytest.approx(
+        at_new, abs=1e-5
+    )
+    assert loss_at_pixel(METHODS[method], step, 0, 1).teacher_weight == pytest.approx(
+        at_void, abs=1e-5
+    )
+    assert loss_at_pixel(METHODS["FT"], replace(step, teacher=None), 0, 1).teacher_weight == 0
 
 
 def test_the_voice_of_the_teacher_is_the_mask_times_the_weight_whoever_the_student_is(step):
     alpha = 1 - 0.75 * math.log2(0.75) - 0.25 * math.log2(0.25)
     sure = replace(step, logits=torch.tensor([1e4, 0, 0, 0]).view(1, 4, 1, 1).expand(1, 4, 1, 2))
     for asked in (step, sure):
-        assert ask(METHODS["CIL"], asked, 0, 1).voice == pytest.approx(alpha, rel=1e-5)
-        assert ask(METHODS["CIL"], asked, 0, 0).voice == 0
+        assert loss_at_pixel(METHODS["CIL"], asked, 0, 1).teacher_weight == pytest.approx(
+            alpha, rel=1e-5
+        )
+        assert loss_at_pixel(METHODS["CIL"], asked, 0, 0).teacher_weight == 0
 
 
 def test_lwof_pushes_no_task_against_the_other(step):
     for column in (0, 1):
-        push = ask(METHODS["LWOF"], step, 0, column).push
+        push = loss_at_pixel(METHODS["LWOF"], step, 0, column).negative_gradient
         assert push[:2].sum().item() == pytest.approx(0, abs=1e-6)
         assert push[2:].sum().item() == pytest.approx(0, abs=1e-6)
 
@@ -152,17 +158,17 @@ def test_lwof_pushes_no_task_against_the_other(step):
 def test_asking_leaves_the_step_as_it_was(step, method):
     step = replace(step, new_teacher=torch.full((1, 2, 1, 2), 0.5))
     before = step.logits.clone()
-    asked = ask(method, step, 0, 0)
-    assert asked.push.shape == (4,) and asked.push.isfinite().all()
+    asked = loss_at_pixel(method, step, 0, 0)
+    assert asked.negative_gradient.shape == (4,) and asked.negative_gradient.isfinite().all()
     assert step.logits.equal(before) and step.logits.grad is None
 
 
 @pytest.mark.parametrize("place", [(1, 0), (0, 2), (-1, 0), (0, -1)])
 def test_a_pixel_outside_the_image_is_refused(step, place):
     with pytest.raises(ValueError, match=r"outside the image of 1 x 2; count from 0"):
-        ask(METHODS["CIL"], step, *place)
+        loss_at_pixel(METHODS["CIL"], step, *place)
 
 
 def test_labels_in_words(scenes):
-    assert what_the_label_says(0, scenes.split) == "road"
-    assert what_the_label_says(VOID, scenes.split) == "void"
+    assert label_name(0, scenes.split) == "road"
+    assert label_name(VOID, scenes.split) == "void"

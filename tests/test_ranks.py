@@ -113,17 +113,17 @@ def work(root: Path, folder: Path) -> None:
     for images in (everything, everything.subset(range(6))):
         scores = evaluate(networks[19], images, sets, CONFIG)
         tensors |= {f"{len(images)} {task}": counts for task, counts in scores.counts.items()}
-    if ranks.is_first():
+    if ranks.is_rank0():
         save_file(tensors, folder / "tensors")
 
 
 def die(root: str, folder: Path) -> None:
     """A run whose second process is killed in the second step; the first one is kept."""
-    gather, calls = ranks.gathered, []
+    gather, calls = ranks.all_gather, []
 
     def killed_at_last(share: torch.Tensor) -> torch.Tensor:
         calls.append(share)  # logits and labels of each step
-        if len(calls) == 3 and not ranks.is_first():
+        if len(calls) == 3 and not ranks.is_rank0():
             os.kill(os.getpid(), signal.SIGKILL)
         return gather(share)
 
@@ -291,11 +291,11 @@ def test_what_two_processes_began_one_may_end(broken, noisy, capsys):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(monkeypatch, tmp_path):
-    monkeypatch.setattr(ranks, "started", lambda: 4)
+    monkeypatch.setattr(ranks, "launched_world_size", lambda: 4)
     text = "4 processes cannot share a batch of 6 images evenly; start a number .*: 1, 2, 3, 6$"
     with pytest.raises(ValueError, match=text):
         Study(tmp_path / "no data", tmp_path, "paper")
-    assert ranks.count() == 1
+    assert ranks.world_size() == 1
 
 
 def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
@@ -316,8 +316,8 @@ def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
 
     told = []
     monkeypatch.setattr(study, "FileLock", Busy)
-    monkeypatch.setattr(ranks, "from_first", lambda function: told.append(function()) or told[-1])
-    with study._alone(tmp_path / "runs" / "T1"):
+    monkeypatch.setattr(ranks, "on_rank0", lambda function: told.append(function()) or told[-1])
+    with study._exclusive(tmp_path / "runs" / "T1"):
         assert told == [False, False, True]
     assert tries[-1] == "released"
 

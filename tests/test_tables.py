@@ -14,12 +14,12 @@ from cilkit.methods.lwm import balanced
 from cilkit.results.__main__ import main
 from cilkit.results.scores import (
     TASKS,
-    interval,
+    confidence_interval,
     methods_of,
     our_scores,
     paired,
     paper_scores,
-    spread,
+    standard_deviation,
 )
 from cilkit.results.tables import (
     TABLES,
@@ -30,10 +30,10 @@ from cilkit.results.tables import (
     differences,
     forgetting,
     highlight,
-    how_to_fill,
     label_ledger,
+    missing_runs,
     one_seed,
-    signed,
+    style_differences,
 )
 from cilkit.splits import load_split
 from cilkit.study import runs
@@ -112,7 +112,7 @@ def test_our_scores_are_averaged_over_seeds(found):
 def test_the_spread_of_seeds_is_the_sample_standard_deviation(make_run):
     found = [make_run("CIL", "T2", seed, {"task12": 50.0 + seed}) for seed in (0, 1, 5)]
     found += [make_run("FT", "T2", 0, {"task12": 20.0, "task1": 30.0})]
-    sd = spread(found)
+    sd = standard_deviation(found)
     assert sd.loc[("T2", "CIL"), "task12"] == pytest.approx(((4 + 1 + 9) / 2) ** 0.5)  # mean 52
     assert sd.loc[("T2", "FT")].isna().all()  # one seed has none
     assert list(sd) == TASKS and list(sd.index) == list(our_scores(found).index)
@@ -262,7 +262,7 @@ def test_the_notebooks_table_has_one_decimal_and_a_dash_for_what_is_missing(foun
 
 def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(found):
     only = [run for run in found if run.config["seed"] == 0]
-    assert how_to_fill(only) == [
+    assert missing_runs(only) == [
         "SS in T3: run 05_train_t1",
         "FT in T3: run 06_ft_fe",
         "FE in T2 and T3: run 06_ft_fe",
@@ -278,14 +278,14 @@ def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(f
 def test_a_run_that_some_seeds_lack_is_named_with_these_seeds(make_run):
     methods, stages = ["SS", *METHODS], ("T2", "T3")
     found = [make_run(m, stage, seed) for m in methods for stage in stages for seed in (0, 1, 4)]
-    assert how_to_fill(found) == []
+    assert missing_runs(found) == []
     gone = {("CIL", "T3", 1), ("FE", "T2", 0), ("FE", "T2", 4), ("FE", "T3", 0), ("FE", "T3", 4)}
     kept = [
         run
         for run in found
         if tuple(run.config[field] for field in ("method", "stage", "seed")) not in gone
     ]
-    assert how_to_fill(kept) == [
+    assert missing_runs(kept) == [
         "FE in T2 and T3, SEED 0, 4: run 06_ft_fe",
         "CIL in T3, SEED 1: run 10_cil",
     ]
@@ -294,8 +294,8 @@ def test_a_run_that_some_seeds_lack_is_named_with_these_seeds(make_run):
 def test_nothing_is_missing_where_every_method_has_run_and_everything_where_none_has(make_run):
     methods = ["SS", *METHODS]
     everything = [make_run(method, stage) for method in methods for stage in ("T2", "T3")]
-    assert how_to_fill(everything) == one_seed(everything)
-    assert [line.split(" in T2 and T3: ")[0] for line in how_to_fill([])] == methods
+    assert missing_runs(everything) == one_seed(everything)
+    assert [line.split(" in T2 and T3: ")[0] for line in missing_runs([])] == methods
 
 
 def test_one_seed_is_told_how_to_get_more_and_several_or_none_are_not(make_run):
@@ -315,7 +315,7 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
     assert asked == [str(tmp_path)]
     assert "Table II:" in second and "FT" in second and "w/o weights" not in second
     assert "w/o weights" in third and "51.5" in third
-    lines = how_to_fill(found)
+    lines = missing_runs(found)
     assert third.splitlines()[-len(lines) :] == lines
     assert "ours, mean and standard deviation (±) of seeds 0, 1, beside" in second
     assert "Paired differences" in third and "minus SS" in third and "NA" not in third
@@ -334,7 +334,7 @@ def test_a_folder_without_runs_prints_the_papers_scores_and_how_to_fill_the_tabl
 ):
     main(str(tmp_path))
     printed = capsys.readouterr().out
-    assert "62.2" in printed and printed.splitlines()[-8:] == how_to_fill([])
+    assert "62.2" in printed and printed.splitlines()[-8:] == missing_runs([])
 
 
 # paired differences
@@ -357,7 +357,7 @@ def trials(make_run):
 
 def test_an_interval_is_students_by_hand():
     # mean 5, standard deviation 1, standard error 1 / sqrt 3, and t(0.975, 2) = 4.302653
-    found = interval([4, 5, 6])
+    found = confidence_interval([4, 5, 6])
     assert found == {
         "mean": 5,
         "low": pytest.approx(5 - 4.302653 / 3**0.5, abs=1e-5),
@@ -368,8 +368,8 @@ def test_an_interval_is_students_by_hand():
 
 def test_one_value_has_a_mean_and_no_interval_and_none_has_neither():
     nan = pytest.approx(float("nan"), nan_ok=True)
-    assert interval([4.5]) == {"mean": 4.5, "low": nan, "high": nan, "seeds": 1}
-    assert interval([]) == {"mean": nan, "low": nan, "high": nan, "seeds": 0}
+    assert confidence_interval([4.5]) == {"mean": 4.5, "low": nan, "high": nan, "seeds": 1}
+    assert confidence_interval([]) == {"mean": nan, "low": nan, "high": nan, "seeds": 0}
 
 
 def test_a_paired_difference_by_hand(trials):
@@ -478,7 +478,7 @@ def test_differences_are_those_of_the_cross_task_scores_to_cil_and_ss(make_run):
 
 def cells(table: pd.DataFrame) -> tuple[list[str], dict[tuple, list[str]], set[tuple]]:
     """What the notebook shows of differences: headers, cells by row, and the rows in bold."""
-    styler = signed(table)._compute()
+    styler = style_differences(table)._compute()
     shown = styler._translate(sparse_index=False, sparse_cols=False)
     headers = [
         c["display_value"] for c in shown["head"][1] if c["is_visible"] and c["type"] == "th"
@@ -510,7 +510,7 @@ def test_without_runs_every_difference_is_unknown():
     table = differences([])
     assert (table[[("minus CIL", "seeds")]].dropna() == 0).all(axis=None)
     assert table[[("minus CIL", "mean"), ("minus SS", "low")]].isna().all(axis=None)
-    signed(table).to_html()
+    style_differences(table).to_html()
 
 
 # forgetting

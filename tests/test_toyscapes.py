@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cilkit.classes import UNKNOWN, VOID
+from cilkit.classes import UNLISTED_ID, VOID
 from cilkit.splits import load_split
 from cilkit.toyscapes import write as toyscapes
 from cilkit.toyscapes.canvas import ID
@@ -93,7 +93,7 @@ def test_a_scene_is_the_same_street_at_every_size(city):
 
 def test_every_label_id_is_known(pixels):
     used = np.flatnonzero(sum(counts.sum(0) for counts in pixels.values()))
-    assert (SPLIT.lookup()[used] != UNKNOWN).all()
+    assert (SPLIT.lookup()[used] != UNLISTED_ID).all()
     assert {1, 2, 3, 4} <= set(used.tolist())  # bonnet, borders, benches: void is there too
 
 

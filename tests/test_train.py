@@ -22,7 +22,13 @@ from cilkit.methods.lwm import balanced
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
 from cilkit.training.config import PRESETS, TrainConfig, get_config
-from cilkit.training.evaluation import at_once, evaluate, make_fabric, predict, used_precision
+from cilkit.training.evaluation import (
+    evaluate,
+    evaluation_batch_size,
+    make_fabric,
+    predict,
+    used_precision,
+)
 from cilkit.training.loop import _as_one, learning_rate
 from cilkit.training.stage import fit, fit_stage
 
@@ -889,7 +895,7 @@ def test_evaluation_shows_each_image_once_in_batches_of_one_size(uneven, teacher
     [((128, 256), 4), ((512, 512), 2), ((512, 1024), 1), ((1024, 2048), 1)],
 )
 def test_large_images_are_evaluated_in_smaller_batches(size, images):
-    assert at_once(torch.empty(3, *size)) == images
+    assert evaluation_batch_size(torch.empty(3, *size)) == images
 
 
 def test_a_model_trained_in_t2_is_scored_on_all_class_sets_of_t2(scenes, fit_t2, tiny):

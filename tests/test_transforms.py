@@ -8,7 +8,7 @@ from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as plainly
 
 from cilkit.classes import VOID
-from cilkit.data.augmentation import Augmentation, Augmented, derive_seed, sample, turn_hue
+from cilkit.data.augmentation import Augmentation, Augmented, adjust_hue, derive_seed, warp
 from cilkit.training.config import PRESETS
 
 STILL = Augmentation(
@@ -263,7 +263,7 @@ def test_a_crop_shows_the_place_that_its_map_says(divides):
     for _ in range(20):
         draws = torch.rand(5, generator=generator).tolist()
         place = augmentation._place((64, 128), (24, 48), *draws)
-        image, labels = sample(coordinates, (2 * x).to(torch.uint8), (24, 48), place)
+        image, labels = warp(coordinates, (2 * x).to(torch.uint8), (24, 48), place)
         down, right = torch.meshgrid(
             torch.arange(24) - 11.5, torch.arange(48) - 23.5, indexing="ij"
         )
@@ -289,14 +289,14 @@ def noise(*shape: int) -> torch.Tensor:
 def test_enlarging_alone_is_torchvisions_bilinear_resize():
     image = noise(3, 16, 32)
     place = torch.tensor([[2 / 3, 0, 0], [0, 2 / 3, 0]])
-    got, _ = sample(image, image[0], (24, 48), place)
+    got, _ = warp(image, image[0], (24, 48), place)
     assert torch.allclose(got, plainly.resize(image.float() / 255, [24, 48]), atol=1e-5)
 
 
 def test_turning_alone_is_torchvisions_rotation():
     image, still = noise(3, 32, 64), replace(STILL, rotation=10)
     place = still._place((32, 64), (32, 64), 1.0, 1.0, 0.0, 0.0, 0.0)
-    got, labels = sample(image, image[0], (32, 64), place)
+    got, labels = warp(image, image[0], (32, 64), place)
     wanted = plainly.rotate(image.float() / 255, 10, InterpolationMode.BILINEAR)
     whole = plainly.rotate(torch.ones(1, 32, 64), 10, InterpolationMode.BILINEAR)[0] > 0.999
     assert whole.float().mean() > 0.7
@@ -308,7 +308,7 @@ def test_turning_alone_is_torchvisions_rotation():
 def test_an_image_made_smaller_is_averaged_and_does_not_flicker():
     stripes = (torch.arange(120) % 2 * 255).to(torch.uint8).expand(3, 60, 120).contiguous()
     place = torch.tensor([[1.5, 0, 0], [0, 1.5, 0]])
-    got, _ = sample(stripes, stripes[0], (40, 80), place)
+    got, _ = warp(stripes, stripes[0], (40, 80), place)
     one_point_each = plainly.resize(stripes.float() / 255, [40, 80], antialias=False)
     assert one_point_each.std() > 0.24
     assert got[:, :, 1:-1].std() < 0.13  # nearer to grey
@@ -356,7 +356,7 @@ def test_hue_turns_by_a_tenth_of_the_circle_at_most():
 def test_turning_hues_is_torchvisions_hue_adjustment(turn):
     levels = torch.linspace(0, 1, 9)
     image = torch.cartesian_prod(levels, levels, levels).T.reshape(3, 27, 27)  # greys and ties too
-    got = turn_hue(image, turn)
+    got = adjust_hue(image, turn)
     assert torch.allclose(got, plainly.adjust_hue(image, turn), atol=2e-6)
     assert got.min() >= 0 and got.max() <= 1
 

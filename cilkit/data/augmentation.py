@@ -70,11 +70,11 @@ class Augmentation:
         is black and the label VOID.
         """
         draws = torch.rand(9, generator=generator).tolist()
-        place = self._place(tuple(labels.shape), crop, *draws[:5])
-        image, labels = sample(image, labels, crop, place)
+        affine = self._affine(tuple(labels.shape), crop, *draws[:5])
+        image, labels = warp(image, labels, crop, affine)
         return self._jitter(image, *draws[5:]), labels
 
-    def _place(
+    def _affine(
         self,
         size: tuple[int, int],
         crop: tuple[int, int],
@@ -115,38 +115,41 @@ class Augmentation:
             (colours.adjust_saturation, self.saturation, saturation),
         ):
             image = adjust(image, 1 + most * (2 * draw - 1)) if most else image
-        return turn_hue(image, self.hue * (2 * hue - 1)) if self.hue else image
+        return adjust_hue(image, self.hue * (2 * hue - 1)) if self.hue else image
 
 
 def _is_pair(value: object) -> bool:
     return isinstance(value, tuple | list) and len(value) == 2
 
 
-def sample(
-    image: Tensor, labels: Tensor, size: tuple[int, int], place: Tensor
+def warp(
+    image: Tensor, labels: Tensor, size: tuple[int, int], affine: Tensor
 ) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) and labels (H, W), uint8, at other points: (3, h, w) in [0, 1], (h, w) long.
 
-    `place` (2, 3) takes (x, y, 1), in pixels from the middle of what is wanted, to pixels from
+    `affine` (2, 3) takes (x, y, 1), in pixels from the middle of what is wanted, to pixels from
     the middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
     Outside the image it is black and VOID.
     """
-    finer = max(1, ceil(place[:, :2].norm(dim=0).max().item() - 1e-3))  # points a side of a pixel
+    # so many points on each side of a pixel that no pixel of the image is left out
+    supersampling = max(1, ceil(affine[:, :2].norm(dim=0).max().item() - 1e-3))
     side = torch.tensor(labels.shape[::-1])  # W, H
-    middle = side / 2 + place[:, 2]
-    reach = place[:, :2].abs() @ torch.tensor(size[::-1]).float() / 2
+    middle = side / 2 + affine[:, 2]
+    reach = affine[:, :2].abs() @ torch.tensor(size[::-1]).float() / 2
     low = (middle - reach).floor().sub(1).clamp(min=0).minimum(side - 1)
     high = (middle + reach).ceil().add(1).minimum(side).maximum(low + 1)
     (left, top), (right, bottom) = low.int().tolist(), high.int().tolist()
     image = image[:, top:bottom, left:right].float().div_(255)  # no more of it than is needed
     labels = labels[None, top:bottom, left:right].float()
     half = (high - low)[:, None] / 2
-    place = torch.cat([place[:, :2], (middle - (low + high) / 2)[:, None]], dim=1) / half
-    points = _points(size, place)  # (h, w, 2), from -1 to 1 in what was cut out
+    affine = torch.cat([affine[:, :2], (middle - (low + high) / 2)[:, None]], dim=1) / half
+    points = _points(size, affine)  # (h, w, 2), from -1 to 1 in what was cut out
     labels = _at(points, labels, "nearest")[0].long()
     # an image made smaller would flicker: each pixel is the mean of points closer than its own
-    image = _at(points if finer == 1 else _points(size, place, finer), image, "bilinear")
-    image = avg_pool2d(image, finer) if finer > 1 else image
+    image = _at(
+        points if supersampling == 1 else _points(size, affine, supersampling), image, "bilinear"
+    )
+    image = avg_pool2d(image, supersampling) if supersampling > 1 else image
     image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
     if points[:: size[0] - 1, :: size[1] - 1].abs().max() > 1:  # a corner is outside
         x, y = points.unbind(dim=-1)
@@ -156,10 +159,13 @@ def sample(
     return image, labels
 
 
-def _points(size: tuple[int, int], place: Tensor, finer: int = 1) -> Tensor:
-    """Where the pixels of an area come from: (h, w, 2) as x, y; `finer` times as many a side."""
-    y, x = ((torch.arange(side * finer) + 0.5) / finer - side / 2 for side in size)
-    across, down, origin = place[..., None].unbind(dim=1)  # (2, 1) each
+def _points(size: tuple[int, int], affine: Tensor, supersampling: int = 1) -> Tensor:
+    """Where the pixels of an area come from: (h, w, 2) as x, y.
+
+    With `supersampling` that many times as many points on each side.
+    """
+    y, x = ((torch.arange(side * supersampling) + 0.5) / supersampling - side / 2 for side in size)
+    across, down, origin = affine[..., None].unbind(dim=1)  # (2, 1) each
     points = (across * x)[:, None] + (down * y + origin)[..., None]  # (2, h, w)
     return points.permute(1, 2, 0)  # two planes in memory, which grid_sample reads faster
 
@@ -169,7 +175,7 @@ def _at(points: Tensor, picture: Tensor, mode: str) -> Tensor:
     return grid_sample(picture[None], points[None], mode, "border", align_corners=False)[0]
 
 
-def turn_hue(image: Tensor, turn: float) -> Tensor:
+def adjust_hue(image: Tensor, turn: float) -> Tensor:
     """An image (3, h, w) in [0, 1] with its hues turned by a part of the colour circle.
 
     As torchvision's adjust_hue, to the last digits, in a sixth of its time. Value and chroma

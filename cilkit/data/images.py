@@ -16,13 +16,11 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from tqdm import tqdm
 
-from cilkit.classes import UNKNOWN, VOID, Split
+from cilkit.classes import UNLISTED_ID, VOID, Split
 from cilkit.data.store import cache_folder, fill, read
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
-
-
-DEAR = 2**30  # one whose files hold more bytes of pixels than this is kept decoded on disk
+DISK_CACHE_ABOVE = 2**30  # bytes of pixels; a larger data set is kept decoded on disk as well
 CACHE_VERSION = 1  # a higher one makes all entries of the cache anew
 
 
@@ -55,7 +53,7 @@ class LabelledImages(Dataset):
     labels keep the size of their file, for evaluation.
 
     Files are decoded once and kept in memory if they all fit, as what is decoded does not depend
-    on the labels to be seen. Where decoding is dear, `prepare` keeps it on disk as well.
+    on the labels to be seen. Of a large data set, `prepare` keeps it on disk as well.
     """
 
     def __init__(
@@ -119,7 +117,7 @@ class LabelledImages(Dataset):
         Into a cache on disk if the files are large (see cilkit.cache), and into memory if it fits.
         """
         samples = dict.fromkeys(self.samples)
-        if self._is_dear() and (folder := cache_folder()) is not None:
+        if self._uses_disk_cache() and (folder := cache_folder()) is not None:
             entries = {self._entry(folder, sample): sample for sample in samples}
 
             def make(entry: Path) -> dict[str, Tensor]:
@@ -138,7 +136,7 @@ class LabelledImages(Dataset):
 
         Training images are kept with labels of their own size, test images with native ones.
         """
-        if not self._is_dear() or cache_folder() is None:
+        if not self._uses_disk_cache() or cache_folder() is None:
             return 0
         sizes = self._entry_size(False), self._entry_size(True)
         return self._shared.train * sizes[0] + self._shared.test * sizes[1]
@@ -149,9 +147,9 @@ class LabelledImages(Dataset):
         labels = native[0] * native[1] if native_labels else height * width
         return 3 * height * width + labels
 
-    def _is_dear(self) -> bool:
+    def _uses_disk_cache(self) -> bool:
         height, width = _read_size(self.samples[0].image)
-        return self._files * 4 * height * width > DEAR
+        return self._files * 4 * height * width > DISK_CACHE_ABOVE
 
     def _entry(self, folder: Path, sample: Sample) -> Path:
         files = f"{sample.image}\n{sample.label}\n{self.height}".encode()
@@ -196,7 +194,7 @@ class LabelledImages(Dataset):
         return image.numpy(), ids
 
 
-def spread(n: int, most: int) -> list[int]:
+def evenly_spaced(n: int, most: int) -> list[int]:
     """At most so many indices from 0 to n - 1, evenly spread."""
     return torch.linspace(0, n - 1, min(n, most)).long().tolist()
 
@@ -222,7 +220,7 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
             f"{path} holds ids {', '.join(map(str, found))}: these look like trainIds (0-18, 255); "
             "wanted label ids (7 road, 8 sidewalk, ...), the files ending in _labelIds.png"
         )
-    foreign = found[split.lookup()[found] == UNKNOWN]
+    foreign = found[split.lookup()[found] == UNLISTED_ID]
     if len(foreign):
         raise ValueError(
             f"{path} holds ids {', '.join(map(str, foreign[:8]))} that split {split.name!r} does "

@@ -8,13 +8,13 @@ from typing import Literal
 
 from cilkit.checks import check_path, nearest
 from cilkit.classes import Split, Stage
-from cilkit.data.images import DecodedImages, LabelledImages, Sample, _unreadable, spread
+from cilkit.data.images import DecodedImages, LabelledImages, Sample, _unreadable, evenly_spaced
 from cilkit.data.layouts import READERS
 from cilkit.files import ROOT, resolve
 from cilkit.splits import load_split
 from cilkit.toyscapes.write import write_toyscapes
 
-WATCHED = 6  # images that are scored while a network trains
+MONITOR_IMAGES = 6  # images that are scored while a network trains
 
 
 @dataclass(frozen=True)
@@ -71,15 +71,15 @@ class StreetScenes:
             self.test, self.split, visible, height, native_labels, decoded=self.decoded
         )
 
-    def watch_set(
+    def monitor_set(
         self, name: str, height: int | None = None, labels: Literal["new", "all"] = "all"
     ) -> LabelledImages:
-        """A few images to watch a training in a stage by, labelled at the size of the network.
+        """A few images to monitor a training in a stage, labelled at the size of the network.
 
         They are of the held-back cities, or test images if a data set holds none back.
         """
         samples = self.held_back or self.test
-        chosen = [samples[index] for index in spread(len(samples), WATCHED)]
+        chosen = [samples[index] for index in evenly_spaced(len(samples), MONITOR_IMAGES)]
         visible = self.split.stage(name).visible(labels)
         return LabelledImages(chosen, self.split, visible, height, decoded=self.decoded)
 

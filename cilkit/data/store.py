@@ -16,7 +16,7 @@ from tqdm import tqdm
 from cilkit.files import ROOT
 
 SETTING = "CILKIT_CACHE"  # environment variable: "off", or a folder for the cache
-SPARE = 2**29  # bytes of the disk that stay free
+MIN_FREE_BYTES = 2**29  # bytes of the disk that stay free
 
 
 def cache_folder() -> Path | None:
@@ -26,7 +26,7 @@ def cache_folder() -> Path | None:
 
 
 def read(entry: Path, stamp: Mapping[str, str]) -> dict[str, Tensor] | None:
-    """The tensors of an entry, memory-mapped; None if it is missing, damaged, or of other stamp."""
+    """The tensors of an entry, memory-mapped; None if it is missing, damaged or stale."""
     try:
         with safe_open(entry, "pt") as file:
             if file.metadata() == stamp:
@@ -42,7 +42,7 @@ def fill(
     make: Callable[[Path], dict[str, Tensor]],
     size: int,
 ) -> None:
-    """Make the entries that are missing or of other stamp, about `size` bytes each, with a bar.
+    """Make the entries that are missing or stale, about `size` bytes each, with a bar.
 
     Says first how much room that takes. Finished entries stay, so a stopped fill goes on where it
     was; of several processes one works and the others wait. Where there is too little room, or
@@ -73,7 +73,7 @@ def _is_valid(entry: Path, stamp: Mapping[str, str]) -> bool:
 def _has_room(folder: Path, need: int) -> bool:
     free = shutil.disk_usage(folder).free
     sizes = f"Cache: {need / 1e9:.1f} GB in {folder}; {free / 1e9:.1f} GB are free."
-    if need + SPARE > free:
+    if need + MIN_FREE_BYTES > free:
         print(
             f"{sizes} That is too little, so images are decoded each time. Make room, or set "
             f"{SETTING} to another folder"

@@ -10,7 +10,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cilkit.classes import VOID, Split
-from cilkit.data.images import LabelledImages, spread
+from cilkit.data.images import LabelledImages, evenly_spaced
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
 from cilkit.networks.erfnet import ERFNet
@@ -75,7 +75,7 @@ def class_entropy(
     sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
     counts = torch.zeros(256, dtype=torch.float64)
     for index in tqdm(
-        spread(len(answers), most), desc="entropy", unit="image", leave=False, mininterval=1
+        evenly_spaced(len(answers), most), desc="entropy", unit="image", leave=False, mininterval=1
     ):
         labels = answers.images[index][1]  # (H, W)
         stride = max(1, round((labels.numel() / GRID) ** 0.5))
@@ -99,11 +99,11 @@ class Pixel:
     """
 
     terms: dict[str, float]
-    push: Tensor
-    voice: float
+    negative_gradient: Tensor
+    teacher_weight: float
 
 
-def ask(method: Method, step: Step, row: int, column: int) -> Pixel:
+def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
     """The loss of a method at one pixel of the first image of a step, as if it were alone.
 
     In the loss of a whole batch each term is divided by the number of its pixels. Raises
@@ -125,10 +125,10 @@ def ask(method: Method, step: Step, row: int, column: int) -> Pixel:
     terms = method.loss(alone)
     sum(terms.values()).backward()
     values = {name: term.item() for name, term in terms.items()}
-    return Pixel(values, -logits.grad[0, :, 0, 0], _voice(method, alone))
+    return Pixel(values, -logits.grad[0, :, 0, 0], _teacher_weight(method, alone))
 
 
-def _voice(method: Method, alone: Step) -> float:
+def _teacher_weight(method: Method, alone: Step) -> float:
     """mu * alpha at the only pixel of a step, found by asking a student that knows nothing.
 
     Such a student pays the same for whatever a teacher says, times mu * alpha. For a sure teacher
@@ -146,6 +146,6 @@ def _voice(method: Method, alone: Step) -> float:
     return 0.0 if price == free else (asked - free) / (price - free)
 
 
-def what_the_label_says(label: int, split: Split) -> str:
+def label_name(label: int, split: Split) -> str:
     """A label in words."""
     return "void" if label == VOID else split.classes[label].name

@@ -154,7 +154,7 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 
 def training(name: str, history: pd.DataFrame) -> Figure:
-    """A training as far as it is: its loss terms, and the scores of the images it is watched by."""
+    """A training as far as it is: its loss terms, and the scores of its monitor images."""
     fig, (terms, scores) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
     _draw_terms(terms, history)
     terms.set(title=f"{name}: loss", ylim=(0, 1.05 * terms.get_ylim()[1]))

@@ -32,7 +32,7 @@ from traitlets import Unicode
 
 from cilkit.classes import VOID, Stage, belongs
 from cilkit.explore import plots
-from cilkit.explore.pixels import Answers, Pixel, ask, class_entropy, weights, what_the_label_says
+from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Method, Step
 from cilkit.results.tables import TASK_TITLES
@@ -250,12 +250,21 @@ def pixel_explorer(
             new_y = of_new_teacher()[image].softmax(dim=0)[None]
         pixels, labels = views[chosen.labels][image]
         step = Step(logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
-        asked = ask(chosen, step, row, column)
+        asked = loss_at_pixel(chosen, step, row, column)
         figure = plots.pixel(
-            pixels, labels, teacher_y, logits, split, row, column, asked.terms, asked.push, figure
+            pixels,
+            labels,
+            teacher_y,
+            logits,
+            split,
+            row,
+            column,
+            asked.terms,
+            asked.negative_gradient,
+            figure,
         )
         known = views["all"][image][1][row, column]
-        label = f"labelled {what_the_label_says(int(known), split)}"
+        label = f"labelled {label_name(int(known), split)}"
         label += ", which it sees" if labels[row, column] == known else ", hidden from it"
         if known == VOID:
             label = f"no label of a class up to {stage}"
@@ -281,13 +290,17 @@ def _pixel_in_words(
     says = [f"{names[y.argmax()]} ({y.max():.2f})" for y in (teacher_y, student_y)]
     alpha = entropy_weight(teacher_y[None, :, None, None]).item()
     voice = "mu = 0, the teacher is silent"
-    if asked.voice > 0:
-        voice = f"mu = 1, the teacher speaks with weight {asked.voice:.2f}"
+    if asked.teacher_weight > 0:
+        voice = f"mu = 1, the teacher speaks with weight {asked.teacher_weight:.2f}"
     if not has_teacher:
         voice = "this method has no teacher"
-    up, down = asked.push.argmax(), asked.push.argmin()
-    push = f"up most {names[up]} ({asked.push[up]:+.2f}), down most {names[down]}"
-    push = f"pushed {push} ({asked.push[down]:+.2f})" if asked.push.any() else "nothing is pushed"
+    up, down = asked.negative_gradient.argmax(), asked.negative_gradient.argmin()
+    push = f"up most {names[up]} ({asked.negative_gradient[up]:+.2f}), down most {names[down]}"
+    push = (
+        f"pushed {push} ({asked.negative_gradient[down]:+.2f})"
+        if asked.negative_gradient.any()
+        else "nothing is pushed"
+    )
     terms = ", ".join(f"{name} {value:.2f}" for name, value in asked.terms.items())
     return (
         f"The model before says {says[0]}, the student {says[1]}; {voice}, eq. (10) gives alpha = "

@@ -10,8 +10,6 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 from torchvision.transforms.v2.functional import normalize
 
-from cilkit.training.distributed import BatchNorm2d, Dropout2d
-
 IMAGENET_MEAN, IMAGENET_DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
 
 
@@ -21,7 +19,7 @@ class Downsampler(nn.Module):
     def __init__(self, channels_in: int, channels_out: int):
         super().__init__()
         self.conv = nn.Conv2d(channels_in, channels_out - channels_in, 3, stride=2, padding=1)
-        self.bn = BatchNorm2d(channels_out, eps=1e-3)
+        self.bn = nn.BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         x = torch.cat([self.conv(x), _pooled(x)], dim=1)  # (B, out, H/2, W/2)
@@ -51,11 +49,11 @@ class NonBottleneck1d(nn.Module):
         d = dilation
         self.conv3x1_1 = nn.Conv2d(channels, channels, (3, 1), padding=(1, 0))
         self.conv1x3_1 = nn.Conv2d(channels, channels, (1, 3), padding=(0, 1))
-        self.bn1 = BatchNorm2d(channels, eps=1e-3)
+        self.bn1 = nn.BatchNorm2d(channels, eps=1e-3)
         self.conv3x1_2 = nn.Conv2d(channels, channels, (3, 1), padding=(d, 0), dilation=(d, 1))
         self.conv1x3_2 = nn.Conv2d(channels, channels, (1, 3), padding=(0, d), dilation=(1, d))
-        self.bn2 = BatchNorm2d(channels, eps=1e-3)
-        self.dropout = Dropout2d(dropout)
+        self.bn2 = nn.BatchNorm2d(channels, eps=1e-3)
+        self.dropout = nn.Dropout2d(dropout)
 
     def forward(self, x: Tensor) -> Tensor:
         y = F.relu(self.conv3x1_1(x))
@@ -73,7 +71,7 @@ class Upsampler(nn.Module):
         self.conv = nn.ConvTranspose2d(
             channels_in, channels_out, 3, stride=2, padding=1, output_padding=1
         )
-        self.bn = BatchNorm2d(channels_out, eps=1e-3)
+        self.bn = nn.BatchNorm2d(channels_out, eps=1e-3)
 
     def forward(self, x: Tensor) -> Tensor:
         return F.relu(self.bn(self.conv(x)))  # (B, out, 2H, 2W)

@@ -3,7 +3,7 @@
 import sys
 
 from cilkit.results.scores import by_seed
-from cilkit.results.tables import TABLES, _listed, as_text, comparison, differences, how_to_fill
+from cilkit.results.tables import TABLES, _listed, as_text, comparison, differences, missing_runs
 from cilkit.study import runs
 
 
@@ -22,7 +22,7 @@ def main(folder: str) -> None:
     if several:
         print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")
         print(as_text(differences(found)))
-    print(*how_to_fill(found), sep="\n")
+    print(*missing_runs(found), sep="\n")
 
 
 if __name__ == "__main__":

@@ -13,7 +13,7 @@ from pandas.io.formats.style import Styler
 from cilkit.results.scores import (
     by_seed,
     check_comparable,
-    interval,
+    confidence_interval,
     our_scores,
     paper_scores,
     score,
@@ -228,7 +228,7 @@ def _verdict(claim: Claim, seeds: Sequence[Scores]) -> Mapping[str, object]:
             margins.append(claim.margin(scores))
         except NotRun as lacking:
             missing = str(lacking)
-    found = interval(margins)
+    found = confidence_interval(margins)
     row = {"margin": found.pop("mean"), **found, "missing": "" if margins else missing}
     if not margins:
         return {"verdict": "not run"} | row

@@ -29,7 +29,7 @@ def by_configuration(found: Sequence[Run]) -> list[list[Run]]:
     """
     groups: list[list[Run]] = []
     for run in found:
-        fits = (group for group in groups if not _differ(group, run))
+        fits = (group for group in groups if not _mismatches(group, run))
         if (group := next(fits, None)) is not None:
             group.append(run)
         else:
@@ -45,7 +45,7 @@ def overview(found: Sequence[Run]) -> pd.DataFrame:
     """
     groups = by_configuration(found)
     rows = [
-        [number, runs[0].config["seed"], len(runs), ", ".join(_apart(groups[0], group)[1])]
+        [number, runs[0].config["seed"], len(runs), ", ".join(_first_mismatch(groups[0], group)[1])]
         for number, group in enumerate(groups, start=1)
         for runs in by_seed(group)
     ]
@@ -59,7 +59,7 @@ def check_comparable(found: Sequence[Run]) -> None:
     """
     groups = by_configuration(found)
     if len(groups) > 1:
-        other, fields = _apart(groups[0], groups[1])
+        other, fields = _first_mismatch(groups[0], groups[1])
         method = other.config["method"]
         alike = [run for run in groups[0] if run.config["method"] == method] or groups[0]
         raise ValueError(
@@ -87,7 +87,7 @@ def _decisive(run: Run) -> dict:
     return config | {"code": code.get("shared") if isinstance(code, dict) else code}
 
 
-def _differ(group: Sequence[Run], run: Run) -> list[str]:
+def _mismatches(group: Sequence[Run], run: Run) -> list[str]:
     """In what a run differs from a group that may stand in one table, by name."""
     if fields := differences(_decisive(group[0]), _decisive(run)):
         return fields
@@ -96,9 +96,11 @@ def _differ(group: Sequence[Run], run: Run) -> list[str]:
     return [f"the definition of {method!r}"] if twins and twins[0] != code else []
 
 
-def _apart(group: Sequence[Run], other: Sequence[Run]) -> tuple[Run, list[str]]:
+def _first_mismatch(group: Sequence[Run], other: Sequence[Run]) -> tuple[Run, list[str]]:
     """The first run that keeps `other` out of a table with a group, and in what it differs."""
-    return next(((run, fields) for run in other if (fields := _differ(group, run))), (other[0], []))
+    return next(
+        ((run, fields) for run in other if (fields := _mismatches(group, run))), (other[0], [])
+    )
 
 
 def _named(group: Sequence[Run]) -> str:
@@ -132,7 +134,7 @@ def our_scores(found: Sequence[Run]) -> pd.DataFrame:
     return _over_seeds(found, "mean")
 
 
-def spread(found: Sequence[Run]) -> pd.DataFrame:
+def standard_deviation(found: Sequence[Run]) -> pd.DataFrame:
     """The sample standard deviation over seeds of each of `our_scores`; NaN for one seed."""
     return _over_seeds(found, "std").reindex(our_scores(found).index)
 
@@ -143,7 +145,7 @@ def _over_seeds(found: Sequence[Run], what: str) -> pd.DataFrame:
     return tidy.pivot_table("miou", ["stage", "method"], "task", what).reindex(columns=TASKS)
 
 
-def interval(values: Sequence[float]) -> dict[str, float | int]:
+def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
     """The mean of some values, one a seed, and the 95 % interval of that mean by Student's t.
 
     Keys: mean (NaN without values), low and high (NaN with fewer than two), seeds.
@@ -171,7 +173,7 @@ def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.Da
     tidy = tidy[(tidy["stage"] == stage) & (tidy["task"] == task)]
     by_method = tidy.pivot(index="seed", columns="method", values="miou").reindex(columns=methods)
     gaps = by_method.sub(by_method[reference], axis=0)  # a row a seed
-    rows = [interval(gaps[method].dropna()) for method in methods]
+    rows = [confidence_interval(gaps[method].dropna()) for method in methods]
     return pd.DataFrame(rows, methods).astype({"seeds": "Int64"})  # also where one is unknown
 
 

@@ -21,7 +21,7 @@ from cilkit.results.scores import (
     paired,
     paper_scores,
     score,
-    spread,
+    standard_deviation,
 )
 from cilkit.study.runs import NOTEBOOKS, Run
 
@@ -54,7 +54,11 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
         raise ValueError(unknown("table", table, list(TABLES)))
     methods = TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
     index = pd.MultiIndex.from_product([("T2", "T3"), methods], names=["stages", "method"])
-    sources = {"ours": our_scores(found), SPREAD: spread(found), "paper": paper_scores()}
+    sources = {
+        "ours": our_scores(found),
+        SPREAD: standard_deviation(found),
+        "paper": paper_scores(),
+    }
     both = pd.concat(sources, axis=1).reindex(index)
     if both[SPREAD].isna().all(axis=None):
         del sources[SPREAD]
@@ -63,7 +67,7 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
     return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
 
 
-def how_to_fill(found: Sequence[Run]) -> list[str]:
+def missing_runs(found: Sequence[Run]) -> list[str]:
     """A line for each method of the tables whose runs are missing: which notebook makes them.
 
     Seeds are named where only some lack a run; the last line asks for more where there is one.
@@ -118,7 +122,7 @@ def differences(found: Sequence[Run], references: Sequence[str] = ("CIL", "SS"))
     return pd.concat(blocks, names=["score", "method"])
 
 
-def signed(differences: pd.DataFrame) -> Styler:
+def style_differences(differences: pd.DataFrame) -> Styler:
     """Differences for the notebook: bold where the 95 % interval does not hold 0.
 
     The bounds are left out where no interval is known.

@@ -32,7 +32,7 @@ def main(*given: str) -> None:
         raise ValueError(unknown("method", method, known))
     study = Study(**{name.lower(): value for name, value in parameters.items()})
     run = study.new_teacher(stage) if method == NEW_TEACHER else study.run(stage, method)
-    if ranks.is_first():
+    if ranks.is_rank0():
         print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
 
 

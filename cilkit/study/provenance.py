@@ -69,7 +69,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
         "device": make_fabric(config).device.type,
         "precision": used_precision(config),
         "threads": torch.get_num_threads(),
-        "processes": ranks.count(),
+        "processes": ranks.world_size(),
     }
 
 

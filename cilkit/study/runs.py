@@ -214,7 +214,7 @@ def scores(found: Path | str | Sequence[Run]) -> pd.DataFrame:
 
 
 def score_columns(history: pd.DataFrame) -> list[str]:
-    """The class sets among the columns of a history, whose scores were watched in training."""
+    """The class sets among the columns of a history, which are the scores of the monitor images."""
     return [column for column in history if column.startswith("task")]
 
 

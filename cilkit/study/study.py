@@ -30,7 +30,7 @@ from cilkit.training import distributed as ranks
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig, differences, get_config
 from cilkit.training.evaluation import evaluate, make_fabric
-from cilkit.training.loop import Watch
+from cilkit.training.loop import Monitor
 from cilkit.training.memory import check_size, choose, rate
 from cilkit.training.stage import fit, fit_stage
 
@@ -69,9 +69,9 @@ class Study:
         check_path("RUNS", runs)
         self.config: TrainConfig = get_config(preset, **changes)
         self.preset, self.seed, self.show = preset, seed, show
-        if ranks.started() > 1:
+        if ranks.launched_world_size() > 1:
             make_fabric(self.config)  # connects them, before anything takes time
-        self.data = ranks.from_first(partial(open_data, data))
+        self.data = ranks.on_rank0(partial(open_data, data))
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
         if not _may_be_folder(self.folder):
             raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
@@ -114,7 +114,7 @@ class Study:
         """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
         model = self.run(stage, method)
         images = self._new_images(stage)
-        return ranks.from_first(lambda: rate(images, model.network(), self.config))
+        return ranks.on_rank0(lambda: rate(images, model.network(), self.config))
 
     def memory(self, stage: str, method: str | Method = "LWM") -> LabelledImages:
         """The images that a method remembers of a stage, with the labels of that stage.
@@ -144,16 +144,16 @@ class Study:
         method: Method | None = None,
         models: Mapping[str, Run] = MappingProxyType({}),
     ) -> Run:
-        config = ranks.from_first(lambda: self._describe(stage, name, method, models))
+        config = ranks.on_rank0(lambda: self._describe(stage, name, method, models))
         folder = self.folder / runs.run_name(stage, name)
-        found, _ = ranks.from_first(lambda: _matching(folder, config))
+        found, _ = ranks.on_rank0(lambda: _matching(folder, config))
         if found is not None:
             return found
-        with _alone(folder):
-            found, differ = ranks.from_first(lambda: _matching(folder, config))
+        with _exclusive(folder):
+            found, differ = ranks.on_rank0(lambda: _matching(folder, config))
             if found is not None:
                 return found  # another process has trained it while we waited
-            if differ and ranks.is_first():
+            if differ and ranks.is_rank0():
                 names = ", ".join(differ)
                 print(f"{folder.name} was trained with other {names}: training again.")
             return self._train(folder, config, stage, images, method, models)
@@ -171,13 +171,13 @@ class Study:
         labels = "new" if learned == stage.new else "all"
         sets = self.split.class_sets(stage).items()
         sets = {task: classes for task, classes in sets if classes.start >= learned.start}
-        watched = self.data.watch_set(stage.name, self.config.height, labels)
+        monitored = self.data.monitor_set(stage.name, self.config.height, labels)
         config["environment"] = environment(self.config)
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
-        looking = {"watch": Watch(watched, sets, self.show), "checkpoint": checkpoint}
-        with _told_how_to_go_on(checkpoint):
+        observers = {"monitor": Monitor(monitored, sets, self.show), "checkpoint": checkpoint}
+        with _report_interrupt(checkpoint):
             if method is None:
-                network, history = fit(images, self.config, self.seed, folder.name, **looking)
+                network, history = fit(images, self.config, self.seed, folder.name, **observers)
             else:
                 earlier = self.split.earlier(stage) if method.memory is not None else ()
                 network, history = fit_stage(
@@ -188,12 +188,12 @@ class Study:
                     seed=self.seed,
                     memory=[self.memory(before.name, method) for before in earlier],
                     **{role: run.network() for role, run in models.items()},
-                    **looking,
+                    **observers,
                 )
         test = self.data.test_set(stage.name, self.config.height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
         result = (network, config, history, scores)
-        return ranks.from_first(lambda: self._save(folder, checkpoint, *result))
+        return ranks.on_rank0(lambda: self._save(folder, checkpoint, *result))
 
     def _save(self, folder: Path, checkpoint: FileCheckpoint, *result: object) -> Run:
         if runs.is_finished(folder):  # not before there is a better one
@@ -241,14 +241,14 @@ def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:
 
 
 @contextmanager
-def _alone(folder: Path) -> Iterator[None]:
+def _exclusive(folder: Path) -> Iterator[None]:
     """Nobody else trains this run meanwhile; an OSError if nothing can be written there.
 
     Of several ranks the first one holds the lock. While that waits for it, it lets the others
     know every minute, as they have patience for a while only.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
-    while not ranks.from_first(lambda: _acquired(lock, folder.parent)):
+    while not ranks.on_rank0(lambda: _acquired(lock, folder.parent)):
         pass
     try:
         yield
@@ -270,11 +270,11 @@ def _acquired(lock: FileLock, folder: Path) -> bool:
 
 
 @contextmanager
-def _told_how_to_go_on(checkpoint: FileCheckpoint) -> Iterator[None]:
+def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint.file.is_file() and ranks.is_first():
+        if checkpoint.file.is_file() and ranks.is_rank0():
             print(
                 "Stopped. What was trained is kept: run the cell again, and it goes on from there."
             )

@@ -30,13 +30,13 @@ T = TypeVar("T")
 PATIENCE = timedelta(minutes=30)
 
 
-def started() -> int:
+def launched_world_size() -> int:
     """How many processes torchrun has started for this training; 1 without it."""
     launched = distributed.is_available() and distributed.is_torchelastic_launched()
     return int(os.environ["WORLD_SIZE"]) if launched else 1
 
 
-def count() -> int:
+def world_size() -> int:
     """How many processes share the training, since `make_fabric` has connected them."""
     connected = distributed.is_available() and distributed.is_initialized()
     return distributed.get_world_size() if connected else 1
@@ -44,59 +44,70 @@ def count() -> int:
 
 def rank() -> int:
     """Which of them this one is, from 0."""
-    return distributed.get_rank() if count() > 1 else 0
+    return distributed.get_rank() if world_size() > 1 else 0
 
 
-def is_first() -> bool:
+def is_rank0() -> bool:
     """Whether this is the one that prints and writes."""
     return rank() == 0
 
 
-def own(whole: Tensor) -> Tensor:
+def shard(whole: Tensor) -> Tensor:
     """This rank's share of what has a row for each image of one batch or of several."""
-    return whole[rank() :: count()]
+    return whole[rank() :: world_size()]
 
 
-def gathered(share: Tensor) -> Tensor:
+def all_gather(share: Tensor) -> Tensor:
     """The whole batch from the shares of all ranks, (b, ...) -> (b * ranks, ...).
 
     It undoes `own`. The own rows carry their gradient, those of other ranks have none.
     """
-    if count() == 1:
+    if world_size() == 1:
         return share
     shares = _of_all(share.detach())
     shares[rank()] = share
     return torch.stack(shares, dim=1).flatten(0, 1)
 
 
-def from_first(function: Callable[[], T]) -> T:
+def on_rank0(function: Callable[[], T]) -> T:
     """What a function gives on the first rank; the others wait for it and do not call it."""
-    if count() == 1:
+    if world_size() == 1:
         return function()
-    told = [function() if is_first() else None]
+    told = [function() if is_rank0() else None]
     distributed.broadcast_object_list(told)
     return told[0]
 
 
-def from_each(value: T) -> list[T]:
+def gather_objects(value: T) -> list[T]:
     """The values of all ranks, in order."""
-    told = [value] * count()
-    if count() > 1:
+    told = [value] * world_size()
+    if world_size() > 1:
         distributed.all_gather_object(told, value)
     return told
+
+
+def share_batch(network: nn.Module) -> None:
+    """Let batch norm and dropout of a network count the whole batch; in one process they do so.
+
+    Both keep their weights, settings and names.
+    """
+    if world_size() == 1:
+        return
+    for module in network.modules():
+        module.__class__ = SHARED.get(type(module), type(module))  # the same state, another forward
 
 
 class BatchNorm2d(nn.BatchNorm2d):
     """Batch norm over the whole batch, of which each rank holds a share of the same size."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or count() == 1:
+        if not self.training or world_size() == 1:
             return super().forward(x)
         exact = x.to(torch.promote_types(x.dtype, torch.float32))
         own_variance, own_mean = torch.var_mean(exact, dim=(0, 2, 3), correction=0)  # (C,) each
         means, variances = _Gather.apply(torch.stack([own_mean, own_variance])).unbind(1)  # (R, C)
         mean, variance = means.mean(0), variances.mean(0) + means.var(0, correction=0)  # (C,)
-        self._remember(mean, variance, count() * x.numel() // x.shape[1])
+        self._remember(mean, variance, world_size() * x.numel() // x.shape[1])
         scale = self.weight * (variance + self.eps).rsqrt()
         shift = self.bias - mean * scale
         return (x * scale[:, None, None] + shift[:, None, None]).to(x.dtype)
@@ -113,10 +124,13 @@ class Dropout2d(nn.Dropout2d):
     """Dropout of feature maps whose masks are those that one process draws for the whole batch."""
 
     def forward(self, x: Tensor) -> Tensor:
-        if not self.training or self.p == 0 or count() == 1:
+        if not self.training or self.p == 0 or world_size() == 1:
             return super().forward(x)
-        masks = super().forward(x.new_ones(count() * len(x), x.shape[1], 1, 1))
-        return x * own(masks)
+        masks = super().forward(x.new_ones(world_size() * len(x), x.shape[1], 1, 1))
+        return x * shard(masks)
+
+
+SHARED = {nn.BatchNorm2d: BatchNorm2d, nn.Dropout2d: Dropout2d}
 
 
 class _Gather(torch.autograd.Function):
@@ -135,6 +149,6 @@ class _Gather(torch.autograd.Function):
 
 def _of_all(x: Tensor) -> list[Tensor]:
     x = x.contiguous()
-    found = [torch.empty_like(x) for _ in range(count())]
+    found = [torch.empty_like(x) for _ in range(world_size())]
     distributed.all_gather(found, x)
     return found

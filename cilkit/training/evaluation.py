@@ -23,7 +23,7 @@ from cilkit.training.config import TrainConfig
 
 Placed = TypeVar("Placed", ERFNet, Tensor)
 
-AT_ONCE = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
+EVALUATION_BATCH = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
 
@@ -43,43 +43,44 @@ def evaluate(
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
             "the network stands: data.test_set(stage)"
         )
-    images.prepare(progress=ranks.is_first())
+    images.prepare(progress=ranks.is_rank0())
     scores, share = MeanIoU(class_sets), _share(images)
-    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_first()}
+    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
             scores.update(predict(network, pixels, config), labels, visible.start)
             bar.update(len(pixels))
-    found = ranks.from_each(scores.counts)
+    found = ranks.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
 
 
 def _share(images: LabelledImages) -> LabelledImages:
     """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
-    if ranks.count() == 1:
+    if ranks.world_size() == 1:
         return images
-    batch = torch.arange(len(images)) // at_once(images.load(0)[0])
-    return images.subset(torch.where(batch % ranks.count() == ranks.rank())[0].tolist())
+    batch = torch.arange(len(images)) // evaluation_batch_size(images.load(0)[0])
+    return images.subset(torch.where(batch % ranks.world_size() == ranks.rank())[0].tolist())
 
 
-def at_once(image: Tensor) -> int:
+def evaluation_batch_size(image: Tensor) -> int:
     """How many images as large as (3, h, w) are evaluated in one pass."""
-    images, pixels = AT_ONCE
+    images, pixels = EVALUATION_BATCH
     return max(1, min(images, pixels // image[0].numel()))
 
 
 def same_size(images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
     """The images in order, (B, 3, h, w) in [0, 1], and their labels, uint8.
 
-    In batches of `at_once` neighbours of one size at most.
+    In batches of `evaluation_batch_size` neighbours of one size at most.
     """
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):
         item = images.load(index)
         shapes = [part.shape for part in item]
         if batch and (
-            len(batch) == at_once(item[0]) or shapes != [part.shape for part in batch[0]]
+            len(batch) == evaluation_batch_size(item[0])
+            or shapes != [part.shape for part in batch[0]]
         ):
             yield _joined(batch)
             batch = []
@@ -99,18 +100,18 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     It computes on the device and in the precision of training, so that scores repeat exactly;
     the network stays there, in evaluation mode.
     """
-    fabric = _kept_fabric(used_precision(config), ranks.started())
-    place(network, fabric, config).eval()
-    return answers(network, images, fabric, config).cpu()
+    fabric = _kept_fabric(used_precision(config), ranks.launched_world_size())
+    to_device(network, fabric, config).eval()
+    return forward_logits(network, images, fabric, config).cpu()
 
 
-def answers(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
+def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
     """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
 
     Of a network that was placed there and put into evaluation mode.
     """
     with torch.no_grad(), fabric.autocast():
-        logits = network(place(images, fabric, config))
+        logits = network(to_device(images, fabric, config))
     # type and layout in one pass: a softmax or a search along the channels wants them contiguous
     return logits.to(torch.float32, memory_format=torch.contiguous_format)
 
@@ -121,7 +122,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Under torchrun it connects the processes, each with a device of its own. A ValueError says
     so if they cannot share the batch evenly.
     """
-    processes = ranks.started()
+    processes = ranks.launched_world_size()
     if config.batch % processes:
         even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
         raise ValueError(
@@ -181,7 +182,7 @@ def _best_device() -> torch.device:
     return Fabric(devices=1).device
 
 
-def place(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
+def to_device(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
     """A network or images (B, 3, H, W) on the device, in the memory format of this precision.
 
     Images also get its type, so that student and teacher see the same ones.

@@ -22,13 +22,13 @@ from cilkit.data.images import LabelledImages
 from cilkit.networks.erfnet import ERFNet
 from cilkit.training import distributed as ranks
 from cilkit.training.config import TrainConfig
-from cilkit.training.evaluation import evaluate, make_fabric, place
+from cilkit.training.evaluation import evaluate, make_fabric, to_device
 
 Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 
 @dataclass(frozen=True)
-class Watch:
+class Monitor:
     """A few images that are scored now and then while a network trains: to look at, not to choose.
 
         images      for example of a held-back city, with labels of the classes that are learned
@@ -91,15 +91,16 @@ class Training:
         for part in frozen:
             part.requires_grad_(False)
         self.fabric = make_fabric(config)
-        place(network, self.fabric, config)
+        ranks.share_batch(network)
+        to_device(network, self.fabric, config)
         self.weights = _as_one([weight for weight in network.parameters() if weight.requires_grad])
         self.adam = torch.optim.Adam(
             [self.weights], config.learning_rate, weight_decay=config.weight_decay, fused=True
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
         named = {"new": images} | {f"memory {i}": part for i, part in enumerate(memory)}
-        self.parts = [
-            Augmented(part, config.augmentation, seed, name, progress=ranks.is_first())
+        self.sources = [
+            Augmented(part, config.augmentation, seed, name, progress=ranks.is_rank0())
             for name, part in named.items()
         ]
         self.history: list[dict] = []  # a row for each finished epoch
@@ -115,22 +116,24 @@ class Training:
         self.sums: dict[str, Tensor] = {}
         self.seconds = 0.0
 
-    def run(self, watch: Watch | None = None, checkpoint: Checkpoint | None = None) -> pd.DataFrame:
+    def run(
+        self, monitor: Monitor | None = None, checkpoint: Checkpoint | None = None
+    ) -> pd.DataFrame:
         """Train to the end, from the checkpoint's state if it has one; returns the history.
 
         Raises FloatingPointError in the step after the one in which the loss is not finite.
         """
-        if checkpoint is not None and (kept := ranks.from_first(checkpoint.load)) is not None:
+        if checkpoint is not None and (kept := ranks.on_rank0(checkpoint.load)) is not None:
             self._restore(*kept)
         total, done = self.config.epochs * self.steps, self.epoch * self.steps + self.step
-        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_first()}
+        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_rank0()}
         with tqdm(total=total, initial=done, mininterval=1, **shown) as bar:
             while self.epoch < self.config.epochs:
                 self._run_epoch(bar, checkpoint)
-                scores = self._score(watch)
+                scores = self._score(monitor)
                 self._finish_epoch(bar, scores)
-                if watch is not None and watch.show is not None and ranks.is_first():
-                    watch.show(self.name, pd.DataFrame(self.history))
+                if monitor is not None and monitor.show is not None and ranks.is_rank0():
+                    monitor.show(self.name, pd.DataFrame(self.history))
         network = self.network.cpu().to(memory_format=torch.contiguous_format)
         for weight in network.parameters():
             weight.data, weight.grad = weight.detach().clone(), None  # with memory of its own
@@ -142,26 +145,26 @@ class Training:
         self.model.train()
         for part in self.frozen:
             part.eval()
-        for part in self.parts:
-            part.epoch = self.epoch
-        for pixels, labels in _batches(self.parts, self.config, self.seed, self.step):
+        for source in self.sources:
+            source.epoch = self.epoch
+        for pixels, labels in _batches(self.sources, self.config, self.seed, self.step):
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
-            pixels = place(pixels, self.fabric, self.config)
+            pixels = to_device(pixels, self.fabric, self.config)
             labels = labels.to(self.fabric.device)
-            logits = ranks.gathered(self.model(pixels))
-            terms = self.loss(logits, pixels, ranks.gathered(labels))
+            logits = ranks.all_gather(self.model(pixels))
+            terms = self.loss(logits, pixels, ranks.all_gather(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
             self.optimizer.zero_grad(set_to_none=False)  # they stay parts of one
             # Fabric takes the mean of the ranks' gradients; wanted is their sum
-            self.fabric.backward(sum(terms.values()) * ranks.count())
+            self.fabric.backward(sum(terms.values()) * ranks.world_size())
             self.optimizer.step()
             for term, value in terms.items():
                 self.sums[term] = self.sums.get(term, 0) + value.detach()
             self.step += 1
             self.seconds = before + perf_counter() - started
             bar.update()
-            if checkpoint is not None and ranks.is_first() and checkpoint.due():
+            if checkpoint is not None and ranks.is_rank0() and checkpoint.due():
                 self._check_sums()
                 if self.weights.isfinite().all():  # else it fails soon
                     checkpoint.save(*self._state())
@@ -176,13 +179,13 @@ class Training:
                 f"{self.config.learning_rate})"
             )
 
-    def _score(self, watch: Watch | None) -> dict[str, float]:
-        if watch is None:
+    def _score(self, monitor: Monitor | None) -> dict[str, float]:
+        if monitor is None:
             return {}
-        if not watch.due(self.epoch + 1, self.config.epochs):
-            return dict.fromkeys(watch.class_sets, math.nan)
-        found = evaluate(self.network, watch.images, watch.class_sets, self.config)
-        return {name: found.miou(name) for name in watch.class_sets}
+        if not monitor.due(self.epoch + 1, self.config.epochs):
+            return dict.fromkeys(monitor.class_sets, math.nan)
+        found = evaluate(self.network, monitor.images, monitor.class_sets, self.config)
+        return {name: found.miou(name) for name in monitor.class_sets}
 
     def _finish_epoch(self, bar: tqdm, scores: dict[str, float]) -> None:
         means = {term: value.item() / self.steps for term, value in self.sums.items()}
@@ -272,8 +275,8 @@ def _loader(
     whole = torch.cat(order)[done * config.batch : count - count % config.batch]
     return DataLoader(
         images,
-        config.batch // ranks.count(),
-        sampler=ranks.own(whole).tolist(),
+        config.batch // ranks.world_size(),
+        sampler=ranks.shard(whole).tolist(),
         num_workers=config.workers,
         generator=generator,
     )

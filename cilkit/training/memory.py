@@ -28,7 +28,7 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
             f"one knows {network.num_classes} classes: that stage has not run yet. Train it first "
             "(08_lwm), or remember earlier stages only"
         )
-    images.prepare(progress=ranks.is_first())
+    images.prepare(progress=ranks.is_rank0())
     counts, confidences = [], []
     with tqdm(total=len(images), desc="rate", unit="image", leave=False, delay=2) as bar:
         for pixels, labels in same_size(images):

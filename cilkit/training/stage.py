@@ -18,8 +18,8 @@ from cilkit.networks.erfnet import ERFNet, add_classes, add_decoder, start_as_id
 from cilkit.networks.weights import load_weights
 from cilkit.training import distributed as ranks
 from cilkit.training.config import TrainConfig
-from cilkit.training.evaluation import answers, make_fabric, place
-from cilkit.training.loop import Checkpoint, Training, Watch
+from cilkit.training.evaluation import forward_logits, make_fabric, to_device
+from cilkit.training.loop import Checkpoint, Monitor, Training
 
 
 def fit(
@@ -27,14 +27,14 @@ def fit(
     config: TrainConfig,
     seed: int = 0,
     name: str = "T1",
-    watch: Watch | None = None,
+    monitor: Monitor | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ERFNet, pd.DataFrame]:
     """Train on all the labels of a data set: stage T1, eq. (1), or single-stage SS, eq. (2).
 
     Shown only the new classes of a stage, it makes the second teacher of LWM, eq. (6). Returns
     the network, with a channel for each visible class, and the history by epoch: the mean of
-    each loss term, and in % the scores of `watch`. With a `checkpoint`, a training that was
+    each loss term, and in % the scores of `monitor`. With a `checkpoint`, a training that was
     stopped goes on where that stands.
     """
     visible = images.visible
@@ -45,7 +45,7 @@ def fit(
     with _seeded(seed, "network"):
         network = _new_network(visible.stop - visible.start, config)
         training = Training(network, images, loss, config, seed, name)
-        history = training.run(watch, checkpoint)
+        history = training.run(monitor, checkpoint)
     return network, history
 
 
@@ -58,14 +58,14 @@ def fit_stage(
     seed: int = 0,
     memory: Sequence[LabelledImages] = (),
     new_teacher: ERFNet | None = None,
-    watch: Watch | None = None,
+    monitor: Monitor | None = None,
     checkpoint: Checkpoint | None = None,
 ) -> tuple[ERFNet, pd.DataFrame]:
     """Train a method in a stage, with the model of the stage before as its teacher.
 
     A method with a memory takes remembered images of each earlier stage, oldest first, and a
     model of the new classes alone. Returns the network, with a channel for each old and new
-    class, and the history by epoch, with `watch` and `checkpoint` as in `fit`. Raises ValueError
+    class, and the history by epoch, with `monitor` and `checkpoint` as in `fit`. Raises ValueError
     if the data show other labels or images than the method declares, or a model is missing or has
     other classes.
     """
@@ -74,13 +74,13 @@ def fit_stage(
     new = stage.new.stop - stage.new.start
     fabric = make_fabric(config)
     teachers = [
-        place(deepcopy(model), fabric, config).eval().requires_grad_(False) if wanted else None
+        to_device(deepcopy(model), fabric, config).eval().requires_grad_(False) if wanted else None
         for model, wanted in ((teacher, method.teacher), (new_teacher, method.memory is not None))
     ]
 
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         teacher_y, new_teacher_y = (  # (B, O, H, W) and (B, N, H, W)
-            ranks.gathered(answers(model, pixels, fabric, config).softmax(dim=1))
+            ranks.all_gather(forward_logits(model, pixels, fabric, config).softmax(dim=1))
             if model is not None
             else None
             for model in teachers
@@ -102,7 +102,7 @@ def fit_stage(
             frozen.append(network.encoder)
         name = f"{method.name} {stage.name}"
         training = Training(network, images, loss, config, seed, name, frozen, memory)
-        history = training.run(watch, checkpoint)
+        history = training.run(monitor, checkpoint)
     return network, history
 
 
