@@ -23,7 +23,8 @@ from cilkit.files import resolve
 from cilkit.methods import METHODS
 from cilkit.checks import check_path, check_seed
 from cilkit.study.parameters import PARAMETERS, several
-from cilkit.study.runs import NEW_TEACHER, run_name
+from cilkit.study.plan import run_name
+from cilkit.methods import NEW_TEACHER
 
 # what was asked for: all of it is checked here, before the first job
 
@@ -72,8 +73,8 @@ for method in CHOSEN:
     for before, stage in pairwise(load_split("cityscapes").stages):
         needs = [] if method == "SS" else [run_name(before, method)]
         if method != "SS" and METHODS[method].memory is not None:
-            needs.append(run_name(stage, NEW_TEACHER))
-            TRAININGS[needs[-1]] = (stage.name, NEW_TEACHER, [])
+            needs.append(run_name(stage, NEW_TEACHER.name))
+            TRAININGS[needs[-1]] = (stage.name, NEW_TEACHER.name, [])
         TRAININGS[run_name(stage, method)] = (stage.name, method, needs)
 
 UP_TO_LWOF = ["T1", "SS", "FT", "FE", "LWOF"]

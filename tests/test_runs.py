@@ -21,7 +21,8 @@ from cilkit.results.scores import by_configuration, check_comparable, overview
 from cilkit.results.tables import highlight
 from cilkit.splits import load_split
 from cilkit.study import runs
-from cilkit.study.runs import FILES, NOTEBOOKS, Run, run_name
+from cilkit.study.plan import run_name
+from cilkit.study.runs import FILES, NOTEBOOKS, Run
 from cilkit.training.config import differences
 
 SPLIT = load_split()

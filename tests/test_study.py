@@ -65,7 +65,7 @@ def trained(monkeypatch):
 
     history = pd.DataFrame({"epoch": [1], "ce": [1.0]})
 
-    def fit(images, config, seed=0, name="T1", monitor=None, checkpoint=None):
+    def fit(images, config, seed=0, name="T1", monitor=None, checkpoint=None, method=None):
         names.append(name)
         return network(seed, images.visible.stop - images.visible.start), history
 

@@ -20,8 +20,7 @@ from cilkit.explore.widgets import (
     show_training,
     split_explorer,
 )
-from cilkit.methods import METHODS
-from cilkit.study.runs import NEW_TEACHER
+from cilkit.methods import METHODS, NEW_TEACHER
 from cilkit.study.study import Study
 
 
@@ -282,7 +281,7 @@ def test_a_click_beside_the_pictures_does_nothing(pixel):
 
 
 def test_a_method_with_a_second_teacher_says_how_to_get_it(pixel, study):
-    assert not study.exists("T2", NEW_TEACHER)
+    assert not study.exists("T2", NEW_TEACHER.name)
     pixel.controls["method"].value = "LWM"
     assert "run 08_lwm.ipynb" in pixel.sentence
     pixel.controls["method"].value = "Michieli"

@@ -34,9 +34,9 @@ from cilkit.classes import VOID, Stage, belongs
 from cilkit.explore import plots
 from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
-from cilkit.methods import METHODS, Method, Step
+from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
 from cilkit.results.tables import TASK_TITLES
-from cilkit.study.runs import NEW_TEACHER, NOTEBOOKS, Run, score_columns
+from cilkit.study.runs import NOTEBOOKS, Run, score_columns
 from cilkit.study.study import Study
 
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
@@ -235,10 +235,10 @@ def pixel_explorer(
 
     @cache
     def of_new_teacher() -> Answers:
-        if not study.exists(stage, NEW_TEACHER):
+        if not study.exists(stage, NEW_TEACHER.name):
             raise ValueError(
                 f"this method has a second teacher, which is not there yet; run "
-                f"{NOTEBOOKS[NEW_TEACHER]}.ipynb, or study.new_teacher({stage!r})"
+                f"{NOTEBOOKS[NEW_TEACHER.name]}.ipynb, or study.new_teacher({stage!r})"
             )
         return answers(study.new_teacher(stage), at.new.stop - at.new.start)
 

@@ -1,4 +1,4 @@
-"""The methods of Tables II and III, by the name they have there."""
+"""The methods of Tables II and III, by the name they have there; and the trainings beside them."""
 
 from cilkit.checks import unknown
 from cilkit.methods.base import Memory, Method, Step
@@ -7,10 +7,13 @@ from cilkit.methods.finetune import FE, FT
 from cilkit.methods.lwm import LWM
 from cilkit.methods.lwof import LWOF
 from cilkit.methods.michieli import MICHIELI
+from cilkit.methods.single_stage import FIRST_STAGE, NEW_TEACHER, SS
 
 METHODS = {m.name: m for m in (FT, FE, LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)}
+NAMED = {m.name: m for m in (SS, NEW_TEACHER)} | METHODS  # all that a study trains
 
-__all__ = ["METHODS", "Memory", "Method", "Step", "get_method"]
+__all__ = ["FIRST_STAGE", "METHODS", "NAMED", "NEW_TEACHER", "SS"]
+__all__ += ["Memory", "Method", "Step", "get_method"]
 
 
 def get_method(name: str) -> Method:

@@ -103,6 +103,8 @@ class Method:
     equation: int
     loss: Callable[[Step], dict[str, Tensor]]
     labels: Literal["new", "all"] = "new"  # "all": labels of old classes, too, in the new images
+    images: Literal["stage", "all"] = "stage"  # "all": the images of earlier stages, too
+    extends: bool = True  # the model of the stage before; else it is trained on its labels alone
     memory: Memory | None = None  # old images with the labels of their stage, and a new_teacher
     teacher: bool = True  # the loss reads step.teacher
     second_decoder: bool = False  # a decoder of its own (Fig. 2) instead of a wider last layer
@@ -111,6 +113,13 @@ class Method:
     def __post_init__(self) -> None:
         if self.labels not in ("new", "all"):
             raise ValueError(f"labels={self.labels!r}; choose 'new' or 'all'")
+        if self.images not in ("stage", "all"):
+            raise ValueError(f"images={self.images!r}; choose 'stage' or 'all'")
+        if not self.extends and (self.teacher or self.second_decoder or self.memory is not None):
+            raise ValueError(
+                f"{self.name} does not extend a model, so it has no teacher, second decoder or "
+                "memory: set teacher=False, second_decoder=False and memory=None, or extends=True"
+            )
         if self.freeze_encoder and not self.second_decoder:
             raise ValueError(
                 f"{self.name} freezes its encoder, so it must keep that of the stage before: set "

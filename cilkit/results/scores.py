@@ -7,9 +7,9 @@ from scipy.special import stdtrit
 
 from cilkit.checks import unknown
 from cilkit.files import RESOURCES
-from cilkit.methods import METHODS
+from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS
 from cilkit.study import runs
-from cilkit.study.runs import NEW_TEACHER, Run
+from cilkit.study.runs import Run
 from cilkit.training.config import differences
 
 SAME_IN_A_TABLE = ("data", "preset", "train", "split", "files", "code", "environment")
@@ -121,8 +121,8 @@ def paper_scores() -> pd.DataFrame:
 
 def methods_of(found: Sequence[Run]) -> list[str]:
     """SS and the paper's methods, in its order, then those of one's own among some runs."""
-    known = ["SS", *METHODS]
-    own = {run.config["method"] for run in found} - {"T1", NEW_TEACHER, *known}
+    known = [SS.name, *METHODS]
+    own = {run.config["method"] for run in found} - {FIRST_STAGE.name, NEW_TEACHER.name, *known}
     return known + sorted(own)
 
 

@@ -3,9 +3,8 @@
 import sys
 
 from cilkit.checks import unknown
-from cilkit.methods import METHODS
+from cilkit.methods import NAMED
 from cilkit.study.parameters import parse
-from cilkit.study.runs import NEW_TEACHER
 from cilkit.study.study import Study
 from cilkit.training import distributed as ranks
 
@@ -28,10 +27,10 @@ def main(*given: str) -> None:
             "python -m cilkit.study T3 CIL SEED=1 (quote a name with spaces: 'CIL (w/o weights)')"
         )
     stage, method = names
-    if method not in (known := ["SS", NEW_TEACHER, *METHODS]):
-        raise ValueError(unknown("method", method, known))
+    if method not in NAMED:
+        raise ValueError(unknown("method", method, list(NAMED)))
     study = Study(**{name.lower(): value for name, value in parameters.items()})
-    run = study.new_teacher(stage) if method == NEW_TEACHER else study.run(stage, method)
+    run = study.run(stage, method)
     if ranks.is_rank0():
         print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
 

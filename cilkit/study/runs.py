@@ -16,14 +16,15 @@ import pandas as pd
 from safetensors import torch as safetensors
 
 from cilkit.checks import unknown
-from cilkit.classes import Split, Stage
+from cilkit.classes import Split
 from cilkit.files import resolve, set_aside, write
+from cilkit.methods import NEW_TEACHER
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
+from cilkit.study.plan import as_file
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
-NEW_TEACHER = "LWM teacher"  # the model of the new classes alone, eq. (6)
 NOTEBOOKS = {  # which notebook makes the runs of a method
     "T1": "05_train_t1",
     "SS": "05_train_t1",
@@ -31,7 +32,7 @@ NOTEBOOKS = {  # which notebook makes the runs of a method
     "FE": "06_ft_fe",
     "LWOF": "07_lwof",
     "LWM": "08_lwm",
-    NEW_TEACHER: "08_lwm",
+    NEW_TEACHER.name: "08_lwm",
     "Michieli": "09_michieli",
     "CIL (w/o weights)": "10_cil",
     "CIL": "10_cil",
@@ -79,15 +80,6 @@ class Run:
     def digest(self) -> str:
         """Hash of the weights, by which a student names its teacher."""
         return _sum(read(self.folder / WEIGHTS))[:16]
-
-
-def run_name(stage: Stage, method: str) -> str:
-    """Folder name of a run: "T1" for the first stage, which all methods share, else "CIL_T2"."""
-    return stage.name if stage.number == 1 else f"{_as_file(method)}_{stage.name}"
-
-
-def _as_file(method: str) -> str:
-    return re.sub(r"\W+", "_", method.replace("w/o", "wo")).strip("_")
 
 
 def save(
@@ -168,7 +160,7 @@ def load(folder: Path | str) -> Run:
                 "train again"
             )
         found = ", ".join(run.folder.name for run in find(folder.parent)) or "none"
-        made_by = {_as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
+        made_by = {as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
         notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
         maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
         raise FileNotFoundError(

@@ -2,7 +2,7 @@
 
     python -m cilkit.study T3 CIL DATA=toyscapes PRESET=paper SEED=1
 
-does the same for one run; see `main`.
+does the same for one run; see `cilkit.study.__main__`.
 """
 
 from collections.abc import Callable, Iterator, Mapping
@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
-from types import MappingProxyType
 
 import pandas as pd
 from filelock import FileLock, Timeout
@@ -21,11 +20,12 @@ from cilkit.classes import Split, Stage
 from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
-from cilkit.methods import Method, get_method
+from cilkit.methods import NAMED, NEW_TEACHER, Method, get_method
 from cilkit.study import runs
 from cilkit.study.parameters import check_injected
+from cilkit.study.plan import PlannedRun, planned_run, run_name
 from cilkit.study.provenance import code_version, environment
-from cilkit.study.runs import NEW_TEACHER, Run
+from cilkit.study.runs import Run
 from cilkit.training import distributed as ranks
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig, differences, get_config
@@ -90,25 +90,11 @@ class Study:
         A run matches if data, split, configuration, seed, teachers and the code that trained it
         are the same. One that does not is set aside, after saying in what it differs.
         """
-        at, height = self.stage(stage), self.config.height
-        method = method if method == "SS" else _as_method(method)
-        if at.number == 1 or method == "SS":
-            images = self.data.single_stage(stage, height)
-            return self._run(at, "SS" if at.number > 1 else stage, images)
-        if method.memory is not None:  # before anything is trained for it
-            for earlier in self.split.earlier(at):
-                check_size(method.memory, len(self.data.images(earlier)))
-        models = {"teacher": self.run(self.split.before(at).name, method)}
-        if method.memory is not None:
-            models["new_teacher"] = self.new_teacher(stage)
-        images = self.data.stage(stage, method.labels, height)
-        return self._run(at, method.name, images, method, models)
+        return self._run(planned_run(self.split, self.stage(stage), _as_method(method)))
 
     def new_teacher(self, stage: str) -> Run:
         """The second teacher of LWM: a model trained on the new classes of a stage alone."""
-        if self.stage(stage).number == 1:
-            return self.run(stage)  # all its classes are new
-        return self._run(self.stage(stage), NEW_TEACHER, self._new_images(stage))
+        return self.run(stage, NEW_TEACHER)  # of the first stage, all classes are new
 
     def ratings(self, stage: str, method: str | Method = "LWM") -> pd.DataFrame:
         """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
@@ -131,21 +117,22 @@ class Study:
 
     def exists(self, stage: str, method: str = "SS") -> bool:
         """Whether a finished run lies in the folder, without asking whether it matches."""
-        return runs.is_finished(self.folder / runs.run_name(self.stage(stage), method))
+        return runs.is_finished(self.folder / run_name(self.stage(stage), method))
 
     def _new_images(self, stage: str) -> LabelledImages:
         return self.data.stage(stage, "new", self.config.height)
 
-    def _run(
-        self,
-        stage: Stage,
-        name: str,
-        images: LabelledImages,
-        method: Method | None = None,
-        models: Mapping[str, Run] = MappingProxyType({}),
-    ) -> Run:
-        config = ranks.on_rank0(lambda: self._describe(stage, name, method, models))
-        folder = self.folder / runs.run_name(stage, name)
+    def _run(self, planned: PlannedRun) -> Run:
+        if planned.method.memory is not None:  # before anything is trained for it
+            for earlier in self.split.earlier(planned.stage):
+                check_size(planned.method.memory, len(self.data.images(earlier)))
+        models = {
+            role: self._run(needed)
+            for role in ("teacher", "new_teacher")
+            if (needed := getattr(planned, role)) is not None
+        }
+        config = ranks.on_rank0(lambda: self._describe(planned, models))
+        folder = self.folder / planned.name
         found, _ = ranks.on_rank0(lambda: _matching(folder, config))
         if found is not None:
             return found
@@ -156,29 +143,25 @@ class Study:
             if differ and ranks.is_rank0():
                 names = ", ".join(differ)
                 print(f"{folder.name} was trained with other {names}: training again.")
-            return self._train(folder, config, stage, images, method, models)
+            return self._train(planned, models, config, folder)
 
     def _train(
-        self,
-        folder: Path,
-        config: dict,
-        stage: Stage,
-        images: LabelledImages,
-        method: Method | None,
-        models: Mapping[str, Run],
+        self, planned: PlannedRun, models: Mapping[str, Run], config: dict, folder: Path
     ) -> Run:
-        learned = images.visible if method is None else stage.seen
-        labels = "new" if learned == stage.new else "all"
+        method, stage, height = planned.method, planned.stage, self.config.height
+        labels = "all" if method.extends else method.labels  # of the classes that it has learned
+        learned = stage.visible(labels)
         sets = self.split.class_sets(stage).items()
         sets = {task: classes for task, classes in sets if classes.start >= learned.start}
-        monitored = self.data.monitor_set(stage.name, self.config.height, labels)
         config["environment"] = environment(self.config)
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
+        monitored = self.data.monitor_set(stage.name, height, labels)
         observers = {"monitor": Monitor(monitored, sets, self.show), "checkpoint": checkpoint}
+        images = self.data.stage(stage.name, method.labels, height)
+        if method.images == "all":
+            images = self.data.single_stage(stage.name, height)
         with _report_interrupt(checkpoint):
-            if method is None:
-                network, history = fit(images, self.config, self.seed, folder.name, **observers)
-            else:
+            if method.extends:
                 earlier = self.split.earlier(stage) if method.memory is not None else ()
                 network, history = fit_stage(
                     method,
@@ -190,7 +173,11 @@ class Study:
                     **{role: run.network() for role, run in models.items()},
                     **observers,
                 )
-        test = self.data.test_set(stage.name, self.config.height, labels=labels)
+            else:
+                network, history = fit(
+                    images, self.config, self.seed, folder.name, **observers, method=method
+                )
+        test = self.data.test_set(stage.name, height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
         result = (network, config, history, scores)
         return ranks.on_rank0(lambda: self._save(folder, checkpoint, *result))
@@ -202,28 +189,28 @@ class Study:
         checkpoint.remove()
         return run
 
-    def _describe(
-        self, stage: Stage, name: str, method: Method | None, models: Mapping[str, Run]
-    ) -> dict:
+    def _describe(self, planned: PlannedRun, models: Mapping[str, Run]) -> dict:
         """What decides the outcome of a run, in the form in which it is saved."""
         return {
             "data": self.data.name,
             "preset": self.preset,
             "seed": self.seed,
-            "method": name,
-            "stage": stage.name,
+            "method": planned.method.name,
+            "stage": planned.stage.name,
             "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
             "split": _plain(asdict(self.split)),
             "files": self.data.fingerprint(),
             "teacher": None,
             "new_teacher": None,
             **{role: run.digest() for role, run in models.items()},
-            "code": code_version(method),
+            "code": code_version(planned.method),
         }
 
 
 def _as_method(method: str | Method) -> Method:
-    return method if isinstance(method, Method) else get_method(method)
+    if isinstance(method, Method):
+        return method
+    return NAMED[method] if isinstance(method, str) and method in NAMED else get_method(method)
 
 
 def _may_be_folder(path: Path) -> bool:

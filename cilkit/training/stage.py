@@ -12,8 +12,7 @@ from cilkit.classes import Stage, restrict
 from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.files import resolve
-from cilkit.losses import cross_entropy
-from cilkit.methods import Method, Step
+from cilkit.methods import FIRST_STAGE, Method, Step
 from cilkit.networks.erfnet import ERFNet, add_classes, add_decoder, start_as_identity
 from cilkit.networks.weights import load_weights
 from cilkit.training import distributed as ranks
@@ -29,6 +28,7 @@ def fit(
     name: str = "T1",
     monitor: Monitor | None = None,
     checkpoint: Checkpoint | None = None,
+    method: Method = FIRST_STAGE,
 ) -> tuple[ERFNet, pd.DataFrame]:
     """Train on all the labels of a data set: stage T1, eq. (1), or single-stage SS, eq. (2).
 
@@ -38,12 +38,14 @@ def fit(
     stopped goes on where that stands.
     """
     visible = images.visible
+    classes = visible.stop - visible.start
 
     def loss(logits: Tensor, _: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        return {"ce": cross_entropy(logits.log_softmax(dim=1), restrict(labels, visible))}
+        labels = restrict(labels, visible)
+        return method.loss(Step(logits, labels, None, slice(0, 0), slice(0, classes)))
 
     with _seeded(seed, "network"):
-        network = _new_network(visible.stop - visible.start, config)
+        network = _new_network(classes, config)
         training = Training(network, images, loss, config, seed, name)
         history = training.run(monitor, checkpoint)
     return network, history

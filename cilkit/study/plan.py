@@ -1,0 +1,76 @@
+"""The plan of a study: which trainings it takes, and which of them come before which.
+
+It follows from the split of the data, with any number of stages of any name, and from the methods.
+`Study`, the graph of `make study`, the machine check and the tables all ask here.
+"""
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from cilkit.classes import Split, Stage
+from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS, Method
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training: a method in a stage, and the runs that it is made from.
+
+    `teacher` is the run of the stage before, `new_teacher` that of the new classes alone, eq. (6).
+    """
+
+    stage: Stage
+    method: Method
+    teacher: "PlannedRun | None" = None
+    new_teacher: "PlannedRun | None" = None
+
+    @property
+    def name(self) -> str:
+        """The name of its folder: that of the first stage, such as "T1", or "CIL_T2"."""
+        return run_name(self.stage, self.method.name)
+
+    @property
+    def needs(self) -> tuple["PlannedRun", ...]:
+        """The runs that must be there before it."""
+        return tuple(run for run in (self.teacher, self.new_teacher) if run is not None)
+
+
+def planned_run(split: Split, stage: Stage, method: Method) -> PlannedRun:
+    """The training of a method in a stage; in the first stage it is that of all methods.
+
+    Raises ValueError for a second teacher of the first stage, all of whose classes are new.
+    """
+    if stage.number == 1:
+        return PlannedRun(stage, FIRST_STAGE)
+    if not method.extends:
+        return PlannedRun(stage, method)
+    teacher = planned_run(split, split.before(stage), method)
+    if method.memory is None:
+        return PlannedRun(stage, method, teacher)
+    return PlannedRun(stage, method, teacher, PlannedRun(stage, NEW_TEACHER))
+
+
+def plan(split: Split, methods: Iterable[Method] = (SS, *METHODS.values())) -> list[PlannedRun]:
+    """All trainings of some methods on a data set, each once and after those that it needs."""
+    found: dict[str, PlannedRun] = {}
+
+    def add(run: PlannedRun) -> None:
+        for needed in run.needs:
+            add(needed)
+        found.setdefault(run.name, run)
+
+    add(planned_run(split, split.stages[0], FIRST_STAGE))
+    for method in methods:
+        for stage in split.stages[1:]:
+            add(planned_run(split, stage, method))
+    return list(found.values())
+
+
+def run_name(stage: Stage, method: str) -> str:
+    """Folder name of a run: "T1" for the first stage, which all methods share, else "CIL_T2"."""
+    return stage.name if stage.number == 1 else f"{as_file(method)}_{stage.name}"
+
+
+def as_file(method: str) -> str:
+    """The name of a method as a part of a file name."""
+    return re.sub(r"\W+", "_", method.replace("w/o", "wo")).strip("_")
