@@ -129,7 +129,7 @@ def die(root: str, folder: Path) -> None:
 
     keen = type("Keen", (FileCheckpoint,), {"due": lambda self: True})
     with (
-        patch.object(ranks, "gathered", killed_at_last),
+        patch.object(ranks, "all_gather", killed_at_last),
         patch.object(study, "FileCheckpoint", keen),
     ):
         run(root, folder)

@@ -10,10 +10,9 @@ from cilkit.methods.michieli import MICHIELI
 from cilkit.methods.single_stage import FIRST_STAGE, NEW_TEACHER, SS
 
 METHODS = {m.name: m for m in (FT, FE, LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)}
-NAMED = {m.name: m for m in (SS, NEW_TEACHER)} | METHODS  # all that a study trains
 
-__all__ = ["FIRST_STAGE", "METHODS", "NAMED", "NEW_TEACHER", "SS"]
-__all__ += ["Memory", "Method", "Step", "get_method"]
+__all__ = ["FIRST_STAGE", "METHODS", "NEW_TEACHER", "SS"]
+__all__ += ["Memory", "Method", "Step", "get_method", "trainable"]
 
 
 def get_method(name: str) -> Method:
@@ -21,3 +20,8 @@ def get_method(name: str) -> Method:
     if not isinstance(name, str) or name not in METHODS:
         raise ValueError(unknown("method", name, list(METHODS)))
     return METHODS[name]
+
+
+def trainable() -> dict[str, Method]:
+    """All that a study trains by name: SS, the second teachers of LWM, and the methods."""
+    return {method.name: method for method in (SS, NEW_TEACHER)} | METHODS

@@ -3,7 +3,7 @@
 import sys
 
 from cilkit.checks import unknown
-from cilkit.methods import NAMED
+from cilkit.methods import trainable
 from cilkit.study.parameters import parse
 from cilkit.study.study import Study
 from cilkit.training import distributed as ranks
@@ -27,8 +27,8 @@ def main(*given: str) -> None:
             "python -m cilkit.study T3 CIL SEED=1 (quote a name with spaces: 'CIL (w/o weights)')"
         )
     stage, method = names
-    if method not in NAMED:
-        raise ValueError(unknown("method", method, list(NAMED)))
+    if method not in (known := trainable()):
+        raise ValueError(unknown("method", method, list(known)))
     study = Study(**{name.lower(): value for name, value in parameters.items()})
     run = study.run(stage, method)
     if ranks.is_rank0():

@@ -20,7 +20,7 @@ from cilkit.classes import Split, Stage
 from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
-from cilkit.methods import NAMED, NEW_TEACHER, Method, get_method
+from cilkit.methods import NEW_TEACHER, Method, get_method, trainable
 from cilkit.study import runs
 from cilkit.study.parameters import check_injected
 from cilkit.study.plan import PlannedRun, planned_run, run_name
@@ -210,7 +210,8 @@ class Study:
 def _as_method(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
-    return NAMED[method] if isinstance(method, str) and method in NAMED else get_method(method)
+    known = trainable()
+    return known[method] if isinstance(method, str) and method in known else get_method(method)
 
 
 def _may_be_folder(path: Path) -> bool:
