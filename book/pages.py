@@ -151,8 +151,20 @@ def rooms() -> dict[str, str]:
     files = {_module(file): file for file in sorted((ROOT / "cilkit").rglob("*.py"))}
     trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in files.items()}
     imports = {name: set(_imports(tree)) & files.keys() for name, tree in trees.items()}
+    packages: dict[str, set[str]] = {}
+    for name, found in imports.items():
+        packages.setdefault(_package(name), set()).update(map(_package, found))
+    for package, found in packages.items():
+        found.discard(package)
+    place = {package: i for i, package in enumerate(TopologicalSorter(packages).static_order())}
     order = [name for name in TopologicalSorter(imports).static_order() if name != "cilkit"]
+    order.sort(key=lambda name: (place[_package(name)], name != _package(name)))
     return {name: ast.get_docstring(trees[name]).splitlines()[0] for name in order}
+
+
+def _package(name: str) -> str:
+    """The package of a module, or a module that lies beside the packages."""
+    return ".".join(name.split(".")[:2])
 
 
 def _module(file: Path) -> str:

@@ -34,7 +34,7 @@ PLAIN += (torch.dtype, torch.device, np.generic)
 
 
 def code_version(method: Method | None) -> dict[str, str | None]:
-    """Hashes of the code that decides what a training computes, see `cilkit.definitions`.
+    """Hashes of the code that decides what a training computes, see `cilkit.study.definitions`.
 
     "shared" is that of all trainings, "method" that of the method and its fields (None without).
     Raises ValueError for a loss that holds something that cannot be recorded.
