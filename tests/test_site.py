@@ -311,7 +311,7 @@ def visit(browser, site) -> Iterator:
 
 SHOWN = [
     *("index", "data/README", "benchmarks/README", "api/index"),
-    *("api/cilkit.losses", "api/cilkit.plots", "api/cilkit.study"),
+    *("api/cilkit.losses", "api/cilkit.explore.plots", "api/cilkit.study"),
     *(f"notebooks/{name}" for name in NOTEBOOKS),
 ]
 

@@ -1,8 +1,9 @@
 """Which definitions of the package a function depends on, read from the source, by name.
 
-A run remembers the code that made it (`cilkit.study.provenance`). What counts is what the code computes:
-a function that moves to another file, another import, a docstring, a comment, an annotation, the
-text of an error or of a printed line changes nothing. A constant or an operator does.
+A run remembers the code that made it (`cilkit.study.provenance`). What counts is what the code
+computes: a function that moves to another file, another import, a docstring, a comment, an
+annotation, the text of an error or of a printed line changes nothing. A constant or an operator
+does.
 """
 
 import ast
