@@ -32,7 +32,7 @@ add_module_names = False
 autodoc_default_options = {
     "members": True,
     "member-order": "bysource",
-    "ignore-module-all": True,  # each thing once, in the room where it is written
+    "ignore-module-all": True,  # each thing once, in the module where it is written
 }
 autodoc_inherit_docstrings = False
 autodoc_preserve_defaults = True

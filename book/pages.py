@@ -146,7 +146,7 @@ def _section(node: nodes.Node) -> nodes.section | None:
     return node
 
 
-def rooms() -> dict[str, str]:
+def modules() -> dict[str, str]:
     """The modules of cilkit, each after those that it imports, with their first line."""
     files = {_module(file): file for file in sorted((ROOT / "cilkit").rglob("*.py"))}
     trees = {name: ast.parse(file.read_text(encoding="utf-8")) for name, file in files.items()}
@@ -180,14 +180,14 @@ def _imports(tree: ast.Module) -> Iterator[str]:
 
 def reference() -> dict[str, str]:
     """The pages of the API reference in Markdown, by name."""
-    found = rooms()
+    found = modules()
     rows = [f"| `{name}` | {line} |" for name, line in found.items()]
     pages = {
         "index": "\n".join(
             [
                 "# API reference\n",
-                "The rooms of the package, each below those that it imports.\n",
-                "| room | what it holds |",
+                "The modules of the package, each below those that it imports.\n",
+                "| module | what it holds |",
                 "|---|---|",
                 *rows,
                 "\n```{toctree}\n:hidden:\n",

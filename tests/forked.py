@@ -33,8 +33,8 @@ def snakemake(project: Path, arguments: list[str], said: Path) -> None:
     os.chdir(project)
     os.environ["PYTHONPATH"] = str(project)  # for the jobs, which are processes
     sys.path.insert(0, str(project))
-    for room in [name for name in sys.modules if name.partition(".")[0] == "cilkit"]:
-        del sys.modules[room]  # that of the copy counts
+    for module in [name for name in sys.modules if name.partition(".")[0] == "cilkit"]:
+        del sys.modules[module]  # that of the copy counts
     from snakemake.cli import main
 
     main(arguments)

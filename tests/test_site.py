@@ -184,15 +184,15 @@ def test_the_download_is_the_executed_notebook_without_paths_of_the_machine(site
     assert str(executed["10_cil"].parent) not in file.read_text(encoding="utf-8")
 
 
-def test_the_reference_holds_every_room_below_those_it_imports(site):
-    found = list(pages.rooms())
-    walked = {room.name for room in pkgutil.walk_packages(cilkit.__path__, "cilkit.")}
+def test_the_reference_holds_every_module_below_those_it_imports(site):
+    found = list(pages.modules())
+    walked = {module.name for module in pkgutil.walk_packages(cilkit.__path__, "cilkit.")}
     assert set(found) == walked
     assert found.index("cilkit.classes") < found.index("cilkit.losses")
     assert found.index("cilkit.losses") < found.index("cilkit.methods.cil")
     assert found.index("cilkit.methods") < found.index("cilkit.study")
-    for room in found:
-        assert (site / "api" / f"{room}.html").is_file()
+    for module in found:
+        assert (site / "api" / f"{module}.html").is_file()
 
 
 @pytest.mark.parametrize(

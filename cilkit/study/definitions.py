@@ -1,9 +1,8 @@
 """Which definitions of the package a function depends on, read from the source, by name.
 
-A run remembers the code that made it (`cilkit.study.provenance`). What counts is what the code
-computes: a function that moves to another file, another import, a docstring, a comment, an
-annotation, the text of an error or of a printed line changes nothing. A constant or an operator
-does.
+A run records the code that made it (`cilkit.study.provenance`). Only what the code computes counts.
+A function that moves to another file, another import, a docstring, a comment, an annotation, the
+text of an error or of a printed line changes nothing; a constant or an operator does.
 """
 
 import ast

@@ -2,7 +2,8 @@
 
 A training that was stopped goes on from its last checkpoint and ends with the same weights, bit
 for bit, as one that was not: everything random is drawn from (seed, epoch, index), or its
-generator is part of the checkpoint. Several processes may share a training; see cilkit.ranks.
+generator is part of the checkpoint. Several processes may share a training; see
+`cilkit.training.distributed`.
 """
 
 import math
