@@ -26,13 +26,13 @@ def check(chosen: object, wanted: str, fits: Callable[[object], bool], *names: s
 
 
 def is_number(value: object, least: float = 0, most: float = math.inf) -> bool:
-    """Whether a value is a finite number within these limits; True and False are none."""
+    """Whether a value is a finite number within these limits; True and False are not."""
     numeric = isinstance(value, int | float) and not isinstance(value, bool)
     return numeric and math.isfinite(value) and least <= value <= most
 
 
 def is_whole(value: object, least: int = 0) -> bool:
-    """Whether a value is a whole number from `least`, and of a type that says so."""
+    """Whether a value is an int of at least `least`; True, False and 2.0 are not."""
     return isinstance(value, int) and is_number(value, least)
 
 

@@ -41,7 +41,7 @@ class Stage:
         return slice(0, self.new.stop)
 
     def visible(self, labels: Literal["new", "all"]) -> slice:
-        """The classes that such labels show: the new ones, or those of earlier stages too."""
+        """The classes that labels of this kind contain: the new ones, or old and new."""
         if labels not in ("new", "all"):
             raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
         return self.new if labels == "new" else self.seen

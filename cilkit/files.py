@@ -1,4 +1,4 @@
-"""Where the kit's files lie, and how one is written: whole, or not at all."""
+"""Where the kit's files lie, how one is written to the disk, and how a run is set aside."""
 
 import os
 from importlib import resources
@@ -26,7 +26,7 @@ def resolve(path: Path | str) -> Path:
 
 
 def write(file: Path, content: bytes) -> None:
-    """Write a file, which is on the disk when this returns; an OSError says what to do if not."""
+    """Write a file and flush it to the disk before returning; an OSError says what to do."""
     try:
         with file.open("wb") as unfinished:
             unfinished.write(content)

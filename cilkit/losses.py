@@ -1,7 +1,8 @@
 """The losses of the paper, eqs (1), (3), (7) and (10), on log-probabilities.
 
-None of them takes a softmax: over which classes it runs is the choice that tells the methods
-apart, so it belongs to them. All sums are in float32, or in float64 for float64 input.
+They take log-probabilities, not logits. Over which classes the softmax runs is the choice that
+distinguishes the methods, so each method takes its own. All sums are in float32, or in float64 for
+float64 input.
 """
 
 import torch
@@ -25,10 +26,10 @@ def cross_entropy(log_y: Tensor, labels: Tensor) -> Tensor:
 
 
 def true_log_y(log_y: Tensor, labels: Tensor) -> Tensor:
-    """The log-probability of the labelled class, which y-bar singles out in eq. (1): (B, H, W).
+    """The log-probability of the labelled class, which y-bar selects in eq. (1): (B, H, W).
 
     Arguments and errors are those of `cross_entropy`. A pixel without label gets that of channel
-    0, for `mean_over` to leave out.
+    0; `mean_over` leaves it out.
     """
     if log_y.dim() != 4 or labels.shape != (log_y.shape[0], *log_y.shape[2:]):
         raise ValueError(
@@ -59,7 +60,7 @@ def masked_distillation(
 
         log_y      (B, S, H, W)  student log-probabilities over the old classes
         teacher_y  (B, S, H, W)  teacher probabilities, sum to 1 over S
-        mask       (B, H, W)     bool, the pixels I_mu that may teach; all if None
+        mask       (B, H, W)     bool, the pixels I_mu that enter the loss; all if None
         weight     (B, H, W)     alpha of eq. (10); 1 everywhere if None
         returns    ()            0 if the mask is empty
 
@@ -92,7 +93,7 @@ def masked_distillation(
 def entropy_weight(teacher_y: Tensor) -> Tensor:
     """Pixel weight alpha, eq. (10): 1 plus the teacher's entropy in bits.
 
-    teacher_y (B, S, H, W) probabilities -> (B, H, W), from 1 (sure) to 1 + log2 S (clueless)
+    teacher_y (B, S, H, W) probabilities -> (B, H, W), from 1 (certain) to 1 + log2 S (uniform)
     """
     _refuse_none(teacher_y)
     y = _at_least_float32(teacher_y)

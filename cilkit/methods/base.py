@@ -54,7 +54,7 @@ class Step:
                 )
 
     def by_task(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """The old and the new ones of (B, O+N, H, W) channels: (B, O, H, W) and (B, N, H, W).
+        """Channels (B, O+N, H, W) split into old (B, O, H, W) and new ones (B, N, H, W).
 
         These are `channels[:, old]` and `channels[:, new]`, but their gradients are joined in one
         pass; each slice would fill a tensor of all channels with zeros first.
@@ -69,7 +69,7 @@ class Memory:
     rule(counts, confidence, size, generator) returns the indices of `size` images, given
 
         counts      (M, S)  labelled pixels of each image by class of its stage
-        confidence  (M,)    mean probability that the model of that stage gives its own answers
+        confidence  (M,)    largest probability of the model of that stage, mean over pixels
         generator           seeded, for what is drawn at random
 
     The paper leaves rule and size open: `cilkit.methods.lwm` has two rules, and any function of
@@ -95,8 +95,8 @@ class Memory:
 class Method:
     """A row of Table II or III. `loss` returns its terms by name; the trainer adds them up.
 
-    What a method needs beyond new images with labels of the new classes, it says here; the
-    trainer gives it exactly that and refuses more.
+    A method declares here what it needs beyond new images with labels of the new classes. The
+    trainer gives it exactly that and refuses anything else.
     """
 
     name: str

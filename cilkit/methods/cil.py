@@ -1,4 +1,4 @@
-"""The paper's method (CIL), eq. (9): one softmax, and no pixel is taught twice."""
+"""The paper's method (CIL), eq. (9): one softmax; each pixel has a label or a teacher."""
 
 from functools import partial
 
@@ -10,10 +10,10 @@ from cilkit.methods.base import Method, Step
 
 
 def cil_loss(step: Step, weighted: bool) -> dict[str, Tensor]:
-    """Labels teach the new classes, the teacher teaches everywhere else, eq. (9)."""
+    """Cross-entropy where a new label is, masked distillation everywhere else, eq. (9)."""
     log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
     log_y_old, log_y_new = step.by_task(log_y)
-    not_new = ~belongs(step.labels, step.new)  # mu-bar: the teacher speaks where no new label does
+    not_new = ~belongs(step.labels, step.new)  # mu-bar: pixels without a new label
     weight = entropy_weight(step.teacher) if weighted else None  # alpha, eq. (10)
     return {
         "ce": cross_entropy(log_y_new, restrict(step.labels, step.new)),

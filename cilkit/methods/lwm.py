@@ -11,10 +11,10 @@ from cilkit.methods.base import Memory, Method, Step
 def lwm_loss(step: Step) -> dict[str, Tensor]:
     """LWOF with a second teacher, and with labels of both tasks in one softmax, eq. (6).
 
-    A new image carries labels of new classes only and a remembered one of old classes only, so
-    each cross-entropy finds its own images in the batch.
+    A new image carries labels of new classes only, a replayed one of old classes only. So the
+    class of a label tells which of the two cross-entropies its pixel belongs to.
     """
-    logits = step.logits.contiguous()  # once for three softmaxes; each would else reorder its own
+    logits = step.logits.contiguous()  # one copy serves three softmaxes
     joint = logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
     ce = -true_log_y(joint, step.labels)  # (B, H, W)
     old, new = step.by_task(logits)  # (B, O, H, W), (B, N, H, W)
@@ -27,11 +27,11 @@ def lwm_loss(step: Step) -> dict[str, Tensor]:
 
 
 def balanced(counts: Tensor, confidence: Tensor, size: int, generator: Generator) -> list[int]:
-    """Random images in which the classes come up as equally as they can.
+    """Random images in which all classes occur about equally often.
 
-    Again and again the class that is in the fewest of the images kept so far names the next one,
-    at random among those that show it. Arguments and result are those of a rule of `Memory`; the
-    confidence is not used. A class without an image left is passed over.
+    In each step, take the class that the fewest kept images show, and keep a random one of the
+    other images that show it. Arguments and result are those of a rule of `Memory`; the
+    confidence is not used. A class that no other image shows is skipped.
     """
     shows = counts > 0  # (M, S)
     left = torch.randperm(len(counts), generator=generator).tolist()
@@ -48,7 +48,7 @@ def balanced(counts: Tensor, confidence: Tensor, size: int, generator: Generator
 def confident(counts: Tensor, confidence: Tensor, size: int, generator: Generator) -> list[int]:
     """The images of which the model of their stage is surest, in this order.
 
-    Arguments and result are those of a rule of `Memory`. Neither classes nor chance play a part.
+    Arguments and result are those of a rule of `Memory`. Classes and random numbers are not used.
     """
     return confidence.argsort(descending=True, stable=True)[:size].tolist()
 

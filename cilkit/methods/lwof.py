@@ -8,7 +8,7 @@ from cilkit.methods.base import Method, Step
 
 
 def lwof_loss(step: Step) -> dict[str, Tensor]:
-    """Labels teach the new classes, the teacher the old ones at every pixel, eq. (5)."""
+    """Cross-entropy for the new classes, distillation of the old ones at all pixels, eq. (5)."""
     old, new = step.by_task(step.logits)
     log_y_old = old.log_softmax(dim=1)  # (B, O, H, W), the two slices
     log_y_new = new.log_softmax(dim=1)  # (B, N, H, W)  never compete

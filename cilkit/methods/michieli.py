@@ -8,9 +8,9 @@ from cilkit.methods.base import Method, Step
 
 
 def michieli_loss(step: Step) -> dict[str, Tensor]:
-    """Labels teach all classes; the teacher speaks where an old label does, too, eq. (8)."""
+    """Cross-entropy over all classes, and distillation where an old label is, eq. (8)."""
     log_y = step.logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
-    is_old = belongs(step.labels, step.old)  # mu-tilde: it takes old labels to know
+    is_old = belongs(step.labels, step.old)  # mu-tilde: needs old labels
     return {
         "ce": cross_entropy(log_y, step.labels),
         "mkd": masked_distillation(log_y[:, step.old], step.teacher, is_old),
