@@ -70,7 +70,7 @@ class Definitions:
         return places[0]
 
     def _referred(self, place: Place) -> Iterator[Place]:
-        """The definitions that one names: those of its annotations too, and of no error text."""
+        """The definitions that one refers to, in annotations too, but not in error texts."""
         module, _ = place
         for node in _walk(self._found[place]):
             found = None
@@ -121,7 +121,10 @@ def _names(node: ast.stmt) -> list[str]:
 
 
 def _walk(node: ast.AST) -> Iterator[ast.AST]:
-    """All nodes below one, without what is only said, and with annotations that are quoted."""
+    """All nodes below one, without docstrings, printed lines and error texts.
+
+    Quoted annotations are parsed.
+    """
     yield node
     for name, value in ast.iter_fields(node):
         for child in value if isinstance(value, list) else [value]:

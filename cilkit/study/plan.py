@@ -1,7 +1,7 @@
 """The plan of a study: which trainings it takes, and which of them come before which.
 
 It follows from the split of the data, with any number of stages of any name, and from the methods.
-`Study`, the graph of `make study`, the machine check and the tables all ask here.
+`Study`, the graph of `make study`, the machine check and the tables all use it.
 """
 
 import re
@@ -14,7 +14,7 @@ from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS, Method
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """One training: a method in a stage, and the runs that it is made from.
+    """One training: a method in a stage, and the runs that it needs.
 
     `teacher` is the run of the stage before, `new_teacher` that of the new classes alone, eq. (6).
     """

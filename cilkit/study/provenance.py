@@ -27,7 +27,7 @@ from cilkit.training.evaluation import make_fabric, used_precision
 # a training and its scores begin with these functions: what they refer to decides the outcome
 TRAINING = ("fit", "fit_stage", "evaluate")
 MEMORY = ("rate", "choose")  # of a method with a memory
-# not these: the fields of a TrainConfig are saved with each run, and the others refuse or store
+# these decide no outcome: TrainConfig is saved with each run, the others check input or write files
 LEFT_OUT = ("TrainConfig", "check", "check_path", "resolve", "cache_folder", "fill")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...), Path, Enum)
 PLAIN += (torch.dtype, torch.device, np.generic)
@@ -74,11 +74,11 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
 
 
 def _content(value: object, above: list) -> object:
-    """What decides what `value` does, in the same words in every process.
+    """A description of what `value` computes, equal in every process.
 
     Of a function its code and the values that it refers to, of an object its class and its state,
     of a tensor its numbers. `above` are the values that hold this one. Raises ValueError for what
-    has no such words.
+    cannot be described.
     """
     if any(value is other for other in above):
         return f"the {type(value).__name__} {above.index(value)} above"
@@ -111,7 +111,7 @@ def _content(value: object, above: list) -> object:
 
 
 def _definition(value: type | FunctionType, above: list) -> object:
-    """Of a definition of the kit its version, of a library's its name, of one's own what it is."""
+    """A function or class: by its version (the kit), its name (a library) or its source (yours)."""
     name = f"{value.__module__} {value.__qualname__}"
     if value.__module__.partition(".")[0] == "cilkit":
         return [name.split()[1], package_code().version(value.__qualname__.partition(".")[0])]
@@ -125,7 +125,7 @@ def _definition(value: type | FunctionType, above: list) -> object:
 
 
 def _decides(name: str, part: object) -> bool:
-    """Whether an entry of a class says what its objects do; Python adds others, such as __doc__."""
+    """Whether an entry of a class can change a result; Python adds others, such as __doc__."""
     if isinstance(part, property | classmethod | staticmethod | FunctionType):
         return True
     return not (name.startswith("__") and name.endswith("__"))
@@ -194,7 +194,7 @@ def _is_library(module: ModuleType | None) -> bool:
 
 
 def _module_content(module: ModuleType) -> object:
-    """Of a module of the kit or of a library its name, of one's own its code."""
+    """A module: by its name (the kit, a library) or its code (yours)."""
     if module.__name__.partition(".")[0] == "cilkit" or _is_library(module):
         return module.__name__
     return [module.__name__, without_prose(parse(_source(module)))]

@@ -1,4 +1,4 @@
-"""The run folder: one folder a training, whole or not there at all."""
+"""The run folder: one folder for each training, written atomically."""
 
 import hashlib
 import json
@@ -78,7 +78,7 @@ class Run:
         return network.eval()
 
     def digest(self) -> str:
-        """Hash of the weights, by which a student names its teacher."""
+        """Hash of the weights, by which the run of a student records its teacher."""
         return _sum(read(self.folder / WEIGHTS))[:16]
 
 
@@ -90,7 +90,7 @@ def save(
     scores: MeanIoU,
     split: Split,
 ) -> Run:
-    """Write a run. It is made under another name and renamed, so it is there whole or not at all.
+    """Write a run atomically: it is made under another name, and renamed when it is complete.
 
     If another process finished the same run meanwhile, that one stays.
     """
@@ -141,7 +141,7 @@ def _sum(content: bytes) -> str:
 
 
 def is_finished(folder: Path) -> bool:
-    """Whether a folder holds a whole run."""
+    """Whether a folder holds all files of a run."""
     return all((folder / file).is_file() for file in FILES)
 
 

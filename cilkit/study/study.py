@@ -45,8 +45,8 @@ class Study:
         study.memory("T1")       the images of T1 that LWM remembers
 
     Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
-    Of several ranks under torchrun, all call the same methods, and the first one alone decides
-    whether a run is there, prints, and writes; all of them read DATA and RUNS.
+    Under torchrun all processes call the same methods. Rank 0 alone decides whether a run is there,
+    prints, and writes; all ranks read DATA and RUNS.
     """
 
     def __init__(
@@ -97,7 +97,7 @@ class Study:
         return self.run(stage, NEW_TEACHER)  # of the first stage, all classes are new
 
     def ratings(self, stage: str, method: str | Method = "LWM") -> pd.DataFrame:
-        """What the images of a stage are rated by, when LWM chooses its memory of that stage."""
+        """The ratings by which LWM chooses its memory of a stage: a row for each image."""
         model = self.run(stage, method)
         images = self._new_images(stage)
         return ranks.on_rank0(lambda: rate(images, model.network(), self.config))
@@ -220,7 +220,7 @@ def _may_be_folder(path: Path) -> bool:
 
 
 def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:
-    """The run in a folder, if nothing that decides its outcome differs, and what differs if not."""
+    """The run in a folder if it matches a configuration, else None and the fields that differ."""
     if not runs.is_finished(folder):
         return None, []
     found = runs.load(folder)
@@ -230,10 +230,10 @@ def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:
 
 @contextmanager
 def _exclusive(folder: Path) -> Iterator[None]:
-    """Nobody else trains this run meanwhile; an OSError if nothing can be written there.
+    """Hold the lock of a run, so that no other process trains it; an OSError if that fails.
 
-    Of several ranks the first one holds the lock. While that waits for it, it lets the others
-    know every minute, as they have patience for a while only.
+    Under torchrun rank 0 holds the lock. While it waits, all ranks meet once a minute, so that
+    none of them times out.
     """
     lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
     while not ranks.on_rank0(lambda: _acquired(lock, folder.parent)):
