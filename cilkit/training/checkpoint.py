@@ -1,4 +1,4 @@
-"""A training's state in a file, so that one that was stopped at any moment goes on from there."""
+"""A training's state in a file, so that a stopped training can continue from there."""
 
 import hashlib
 import json
@@ -15,14 +15,14 @@ from cilkit.training.config import differences
 
 
 class FileCheckpoint:
-    """The last state of one training in one file: whole, the one before, or none at all.
+    """The last state of one training in one file, written atomically.
 
-    A state is written beside the file and renamed, so a crash in the middle leaves the one before.
-    It belongs to one configuration: one of another is set aside, and so is a damaged file.
+    A state is written beside the file and renamed, so a crash leaves the previous state. The state
+    of another configuration is set aside, and so is a damaged file.
     """
 
     def __init__(self, file: Path, config: dict, seconds: float = 20):
-        """`config` decides whether a state may go on; `seconds` lie between two savings."""
+        """A state continues only under an equal `config`; it is saved every `seconds`."""
         self.file, self.config, self.seconds = file, config, seconds
         self._unfinished = file.with_name(f"{file.name}.part")
         self._last = perf_counter()

@@ -93,7 +93,7 @@ def get_config(preset: str, **changes: object) -> TrainConfig:
     return replace(PRESETS[preset], **changes)
 
 
-# what of a run's environment moves its scores; the number of threads and the like move last digits
+# what in a run's environment changes scores; the number of threads, for example, last digits only
 DECISIVE = ("torch", "torchvision", "machine", "device", "precision")
 
 

@@ -1,17 +1,17 @@
-"""Several processes that share one training (ranks), as torchrun starts them; without it, one.
+"""One training on several processes (ranks), as torchrun starts them; without torchrun, one.
 
-All hold the same network. Of the images i of a batch, a rank computes those with i % ranks = rank,
-and whatever depends on the whole batch is computed of the whole batch:
+All ranks hold the same network. Rank r computes the images i of a batch with i % world_size = r.
+What depends on the whole batch is computed from the whole batch:
 
 - batch norm takes mean and variance over all shares, and their gradient goes back to all;
 - dropout draws the masks of the whole batch on every rank, which uses its share of them;
-- a loss is given the logits and labels of all shares, so its denominators are those of its
-  equation, for any method, one written in a notebook included. Only a rank's own logits have a
-  gradient there; the sum of these gradients over the ranks is that of the loss.
+- a loss gets the logits and labels of all shares, so its denominators are those of its equation,
+  for any method, one written in a notebook included. On each rank only that rank's own logits have
+  a gradient; the sum of these gradients over the ranks is the gradient of the loss.
 
 The last point costs traffic (56 MB of logits a step for the paper's batch and 19 classes) and the
-time of the loss on every rank. In return no equation, and no method, has to know of ranks. In one
-process, none of this does anything.
+time of the loss on every rank. In return, no method depends on the world size. In one process,
+none of this does anything.
 """
 
 import os
@@ -24,9 +24,9 @@ from torch import Tensor, distributed, nn
 
 T = TypeVar("T")
 
-# How long a rank waits for the others before it gives up, and with it the training. torchrun ends
-# a training whose process has died at once; this is for one that hangs, or a node that is gone.
-# Longer than all that the first rank does alone: writing a run, rating the images for a memory.
+# How long a rank waits for the others before the training ends with an error. If a process dies,
+# torchrun ends the training at once; this is for one that hangs, or a node that is gone. It must be
+# longer than what rank 0 does alone: writing a run, rating the images for a memory.
 PATIENCE = timedelta(minutes=30)
 
 
@@ -60,7 +60,7 @@ def shard(whole: Tensor) -> Tensor:
 def all_gather(share: Tensor) -> Tensor:
     """The whole batch from the shares of all ranks, (b, ...) -> (b * ranks, ...).
 
-    It undoes `own`. The own rows carry their gradient, those of other ranks have none.
+    It undoes `shard`. This rank's rows keep their gradient; those of other ranks have none.
     """
     if world_size() == 1:
         return share
@@ -70,7 +70,7 @@ def all_gather(share: Tensor) -> Tensor:
 
 
 def on_rank0(function: Callable[[], T]) -> T:
-    """What a function gives on the first rank; the others wait for it and do not call it."""
+    """The result of a function that rank 0 alone calls; the others wait and receive it."""
     if world_size() == 1:
         return function()
     told = [function() if is_rank0() else None]
@@ -87,7 +87,7 @@ def gather_objects(value: T) -> list[T]:
 
 
 def share_batch(network: nn.Module) -> None:
-    """Let batch norm and dropout of a network count the whole batch; in one process they do so.
+    """Let batch norm and dropout of a network use the whole batch; in one process they do already.
 
     Both keep their weights, settings and names.
     """
@@ -114,7 +114,7 @@ class BatchNorm2d(nn.BatchNorm2d):
 
     @torch.no_grad()
     def _remember(self, mean: Tensor, variance: Tensor, pixels: int) -> None:
-        """For evaluation, as torch does it: with the unbiased variance."""
+        """Update the running statistics as torch does, with the unbiased variance."""
         self.running_mean.lerp_(mean, self.momentum)
         self.running_var.lerp_(variance * (pixels / (pixels - 1)), self.momentum)
         self.num_batches_tracked += 1
@@ -134,7 +134,7 @@ SHARED = {nn.BatchNorm2d: BatchNorm2d, nn.Dropout2d: Dropout2d}
 
 
 class _Gather(torch.autograd.Function):
-    """The tensors of all ranks, stacked; back go the gradients of all, added up."""
+    """The tensors of all ranks, stacked; backward adds up the gradients of all ranks."""
 
     @staticmethod
     def forward(_, x: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""What a network says of images, its scores on a data set, and the device it computes on."""
+"""Predictions of a network, its scores on a data set, and the device and precision for both."""
 
 import ctypes
 import logging
@@ -33,7 +33,7 @@ def evaluate(
 ) -> MeanIoU:
     """Score a network on a data set for all class sets in one pass (Sec. IV-A).
 
-    Several ranks share the images out, and each returns the scores of all. The channels of the
+    Several ranks share the images, and each returns the scores of all images. The channels of the
     network are the visible classes of the data set, or ValueError.
     """
     visible = images.visible
@@ -72,7 +72,7 @@ def evaluation_batch_size(image: Tensor) -> int:
 def same_size(images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
     """The images in order, (B, 3, h, w) in [0, 1], and their labels, uint8.
 
-    In batches of `evaluation_batch_size` neighbours of one size at most.
+    A batch holds at most `evaluation_batch_size` neighbouring images, all of one size.
     """
     batch: list[tuple[Tensor, Tensor]] = []
     for index in range(len(images)):
@@ -91,7 +91,7 @@ def same_size(images: LabelledImages) -> Iterator[tuple[Tensor, Tensor]]:
 
 def _joined(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     pixels, labels = default_collate(batch)
-    return pixels / 255, labels  # joined as bytes: a quarter of the copying
+    return pixels / 255, labels  # stacked as bytes: a quarter of the copying
 
 
 def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
@@ -108,7 +108,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
 def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
     """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
 
-    Of a network that was placed there and put into evaluation mode.
+    The network must be on the device and in evaluation mode.
     """
     with torch.no_grad(), fabric.autocast():
         logits = network(to_device(images, fabric, config))
@@ -134,7 +134,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
 
 @cache  # Lightning asks all installed packages for callbacks, which takes as long as an image
 def _kept_fabric(precision: str, processes: int) -> Fabric:
-    """That of all predictions; each training has its own."""
+    """The Fabric of all predictions; each training has its own."""
     return _new_fabric(precision, processes)
 
 

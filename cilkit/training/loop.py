@@ -1,4 +1,4 @@
-"""The one training loop of all methods: batches, learning rate, history, and how it goes on.
+"""The one training loop of all methods: batches, learning rate, history, checkpoints.
 
 A training that was stopped goes on from its last checkpoint and ends with the same weights, bit
 for bit, as one that was not: everything random is drawn from (seed, epoch, index), or its
@@ -30,7 +30,7 @@ Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
 @dataclass(frozen=True)
 class Monitor:
-    """A few images that are scored now and then while a network trains: to look at, not to choose.
+    """A few images that are scored during a training, for display only: nothing is chosen by them.
 
         images      for example of a held-back city, with labels of the classes that are learned
         class_sets  as in `evaluate`; each becomes a column of the history, in %
@@ -65,8 +65,8 @@ class Training:
     """One training: the network, its optimiser, and how far they are.
 
     loss(logits, pixels, labels) gives the terms by name; `frozen` parts keep their weights and
-    their batch-norm statistics; with a `memory`, each batch holds as many remembered images.
-    Of several ranks, each has the logits and labels of the whole batch, but only the pixels of
+    their batch-norm statistics; with a `memory`, each batch holds as many replayed images again.
+    Under torchrun each rank has the logits and labels of the whole batch, but only the pixels of
     its share.
     """
 
@@ -251,10 +251,10 @@ def _as_one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
 def _batches(
     parts: Sequence[Augmented], config: TrainConfig, seed: int, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
-    """One epoch of the first part without its first `done` batches, each joined by its memory.
+    """One epoch of the first source without its first `done` batches, with as many replayed images.
 
-    The memory of a batch is one batch of all other parts; it starts again as often as it must.
-    Orders are drawn from (seed, epoch) alone. Of several ranks, each has its share of each batch.
+    The replayed images of a batch come from all other sources together, which start again as often
+    as needed. Orders are drawn from (seed, epoch) alone. Each rank gets its share of each batch.
     """
     images, *memory = parts
     loaders = [_loader(images, len(images), config, done, seed, "order", images.epoch)]

@@ -14,7 +14,7 @@ from cilkit.training.evaluation import predict, same_size
 
 
 def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.DataFrame:
-    """What a rule of `Memory` goes by: a row an image of a stage, rated by the model of the stage.
+    """What a rule of `Memory` decides by: a row for each image, rated by the model of its stage.
 
     Columns: the labelled pixels of each class of the stage, as it sees them, and `confidence`,
     the mean over all pixels of the largest probability that the model gives (after [13]).

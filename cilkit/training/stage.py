@@ -35,7 +35,7 @@ def fit(
     Shown only the new classes of a stage, it makes the second teacher of LWM, eq. (6). Returns
     the network, with a channel for each visible class, and the history by epoch: the mean of
     each loss term, and in % the scores of `monitor`. With a `checkpoint`, a training that was
-    stopped goes on where that stands.
+    stopped continues from there.
     """
     visible = images.visible
     classes = visible.stop - visible.start
