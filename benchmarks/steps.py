@@ -1,4 +1,4 @@
-"""A step of training: against the network's own speed and a textbook's, and what it grows with."""
+"""A step of training, compared with the bare network and with a textbook's step."""
 
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace

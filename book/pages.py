@@ -1,4 +1,4 @@
-"""What becomes of a notebook, a docstring and a table of the README on their way into the site."""
+"""How notebooks, docstrings and the tables of the README are prepared for the site."""
 
 import ast
 import re
@@ -20,7 +20,7 @@ SLIDERS = (
     "*Here a picture of the explorer; in JupyterLab, in the notebook itself, its sliders move.*"
 )
 NOT_EXECUTED = "**Not executed here, so without results: `make study` executes it.**"
-LONG = 24  # signs of a formula, from which on it may be wider than a phone
+LONG = 24  # characters; a longer formula may be wider than a phone
 
 
 def on_source(app: Sphinx, document: str, source: list[str]) -> None:
@@ -31,7 +31,7 @@ def on_source(app: Sphinx, document: str, source: list[str]) -> None:
 
 
 def as_page(notebook: NotebookNode, name: str) -> NotebookNode:
-    """A notebook with a download link, folded solutions, and a word on its first explorer."""
+    """A notebook with a download link, folded solutions, and a note below its first explorer."""
     title, _, text = notebook.cells[0].source.partition("\n")
     above = f"{{download}}`Download this notebook <{name}.ipynb>`"
     if not was_executed(notebook):
@@ -67,7 +67,7 @@ def on_docstring(
 
 
 def as_rest(lines: list[str]) -> list[str]:
-    """A docstring of this house for Sphinx: plain text, `code`, and blocks that keep their columns.
+    """A docstring of the kit for Sphinx: plain text, `code`, and blocks that keep their columns.
 
     A line is of a block if it is indented, or holds two spaces side by side.
     """
@@ -89,7 +89,7 @@ def _escape(line: str) -> str:
 
 
 def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
-    """Link what is named in code or in a column of notebooks; see to formulas and pictures."""
+    """Link names in code and numbers of notebooks; prepare formulas and pictures."""
     documents = [name for name in app.env.found_docs if name.startswith("notebooks/")]
     notebooks = [name.removeprefix("notebooks/") for name in documents]
     for table in doctree.findall(nodes.table):

@@ -196,7 +196,7 @@ class LabelledImages(Dataset):
 
 
 def evenly_spaced(n: int, most: int) -> list[int]:
-    """At most so many indices from 0 to n - 1, evenly spread."""
+    """At most `most` indices from 0 to n - 1, evenly spaced."""
     return torch.linspace(0, n - 1, min(n, most)).long().tolist()
 
 

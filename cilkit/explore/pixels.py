@@ -1,4 +1,4 @@
-"""What a teacher says at each pixel of a test set, and what a method asks of one pixel."""
+"""What a teacher predicts at each pixel of a test set, and the loss of a method at one pixel."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -91,11 +91,11 @@ def class_entropy(
 
 @dataclass(frozen=True)
 class Pixel:
-    """What a method asks of one pixel: its terms by name, and the push on each channel.
+    """The loss of a method at one pixel: its terms by name, and the gradient for each channel.
 
-    terms   name -> the term's value with this pixel alone, in nats; 0 where it is not used
-    push    (S,)  minus the gradient of their sum: up for a channel that shall rise
-    voice   mu * alpha of eq. (7): 0 where the teacher is silent, 1 where it speaks unweighted
+    terms              name -> the term's value with this pixel alone, in nats; 0 if not used
+    negative_gradient  (S,)  of their sum: positive for a channel that shall rise
+    teacher_weight     mu * alpha of eq. (7): 0 without distillation, 1 if it is not weighted
     """
 
     terms: dict[str, float]
@@ -129,10 +129,10 @@ def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
 
 
 def _teacher_weight(method: Method, alone: Step) -> float:
-    """mu * alpha at the only pixel of a step, found by asking a student that knows nothing.
+    """mu * alpha at the only pixel of a step, measured with a student of uniform output.
 
-    Such a student pays the same for whatever a teacher says, times mu * alpha. For a sure teacher
-    alpha is 1, and for one that says nothing there is no price.
+    For such a student, distillation from any probabilities costs the same, times mu * alpha. A
+    teacher that is certain has alpha = 1, and one of zeros costs nothing.
     """
     if alone.teacher is None:
         return 0.0

@@ -387,7 +387,7 @@ def pixel(
     push: Tensor,
     figure: Figure | None = None,
 ) -> Figure:
-    """One pixel under the lens: who says what about it, and where a loss pushes each channel.
+    """One pixel: what teacher and student predict, and the negative gradient for each channel.
 
     image (3, H, W) in [0, 1]; labels (H, W) as the method may see them; teacher_y (O, H, W)
     probabilities; logits (S, H, W) of the student; terms: name -> value at the pixel in nats;

@@ -213,7 +213,7 @@ def pixel_explorer(
     stage: str = "T2",
     methods: Mapping[str, Method] = METHODS,
 ) -> Explorer:
-    """What each method asks of one pixel of a training image; click it, or move two sliders.
+    """The loss of each method at one pixel of a training image; click it, or move two sliders.
 
     students: title -> a run in this stage whose answers are shown; teacher: the run before it
     """

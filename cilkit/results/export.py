@@ -18,7 +18,7 @@ if TYPE_CHECKING:  # a training draws nothing, and need not wait for its import
 def save_results(folder: Path, results: "Mapping[str, pd.DataFrame | Styler | Figure]") -> None:
     """Write tables as CSV and LaTeX (booktabs), figures as PNG and SVG, each under its name.
 
-    A file is there whole or as it was before.
+    Each file is replaced atomically.
     """
     folder.mkdir(parents=True, exist_ok=True)
     for name, result in results.items():

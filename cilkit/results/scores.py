@@ -1,4 +1,4 @@
-"""Scores of runs as tables: ours, the paper's, mean and spread over seeds, paired differences."""
+"""Scores of runs as tables: ours, the paper's, mean and deviation over seeds, differences."""
 
 from collections.abc import Sequence
 
@@ -81,7 +81,7 @@ def check_comparable(found: Sequence[Run]) -> None:
 
 
 def _decisive(run: Run) -> dict:
-    """What must be equal in a table, of a run of this or of an older kit."""
+    """The fields that must be equal in a table; also of a run of an older version."""
     config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
     code = config["code"]  # of an older kit it is one text
     return config | {"code": code.get("shared") if isinstance(code, dict) else code}
@@ -160,8 +160,8 @@ def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
 def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:
     """Score of each method minus that of a reference with the same seed, in points; a row a method.
 
-    Columns as from `interval`, over the seeds that have both scores. Raises ValueError for an
-    unknown task or reference, and for mixed configurations.
+    Columns as from `confidence_interval`, over the seeds that have both scores. Raises
+    ValueError for an unknown task or reference, and for mixed configurations.
     """
     check_comparable(found)
     methods = methods_of(found)

@@ -88,7 +88,7 @@ class Canvas:
         return Plane(self, self.view.x(s, z), z, math.cos(turn), math.sin(turn), light)
 
     def along(self, s: float, z: float, length: float) -> "Plane":
-        """A sheet along the street from (s, z) to z + length; lit if it looks at the sun."""
+        """A sheet along the street from (s, z) to z + length; lit if it faces the sun."""
         start = self.view.x(s, z)
         slope = (self.view.x(s, z + length) - start) / length
         lit = (1 if s > 0 else -1) != self.air.sun_side

@@ -22,7 +22,7 @@ class FileCheckpoint:
     """
 
     def __init__(self, file: Path, config: dict, seconds: float = 20):
-        """A state continues only under an equal `config`; it is saved every `seconds`."""
+        """A state continues only under an equal `config`; a new one is due every `seconds`."""
         self.file, self.config, self.seconds = file, config, seconds
         self._unfinished = file.with_name(f"{file.name}.part")
         self._last = perf_counter()
