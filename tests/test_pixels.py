@@ -120,7 +120,9 @@ def test_the_weights_of_cil_multiply_term_and_push(step):
     plain, weighted = (loss_at_pixel(METHODS[m], step, 0, 1) for m in ("CIL (w/o weights)", "CIL"))
     assert alpha > 1.5
     assert weighted.terms["mkd"] == pytest.approx(alpha * plain.terms["mkd"], rel=1e-6)
-    assert weighted.push.tolist() == pytest.approx((alpha * plain.push).tolist(), rel=1e-5)
+    assert weighted.negative_gradient.tolist() == pytest.approx(
+        (alpha * plain.negative_gradient).tolist(), rel=1e-5
+    )
 
 
 @pytest.mark.parametrize(
