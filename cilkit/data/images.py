@@ -114,8 +114,7 @@ class LabelledImages(Dataset):
     def prepare(self, progress: bool = True) -> None:
         """Decode everything once, before it is read many times or by several processes.
 
-        Into a cache on disk if the files are large (see `cilkit.data.store`), and into memory if
-        they fit.
+        Into a cache on disk if the files are large (see cilkit.cache), and into memory if it fits.
         """
         samples = dict.fromkeys(self.samples)
         if self._uses_disk_cache() and (folder := cache_folder()) is not None:

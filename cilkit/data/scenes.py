@@ -109,9 +109,9 @@ def _content(file: Path, size: int, changed: int) -> bytes:
 def open_data(data: Path | str) -> StreetScenes:
     """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
 
-    A file `split.toml` in the folder, written like those in cilkit/resources/splits, replaces
-    the paper's classes and stages. Raises FileNotFoundError for what is missing, naming where it
-    was looked for, and ValueError for images and labels that do not pair up.
+    A file `split.toml` in the folder, written like data/splits/*.toml, replaces the paper's
+    classes and stages. Raises FileNotFoundError for what is missing, naming where it was looked
+    for, and ValueError for images and labels that do not pair up.
     """
     check_path("DATA", data)
     if data == "toyscapes":

@@ -1,4 +1,4 @@
-"""Decoded images kept on disk: one file each, made again if stale; all may be deleted."""
+"""Decoded images kept on disk: a file each, made again when its source changes, deleted at will."""
 
 import os
 import shutil

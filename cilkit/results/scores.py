@@ -160,8 +160,8 @@ def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
 def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:
     """Score of each method minus that of a reference with the same seed, in points; a row a method.
 
-    Columns as from `confidence_interval`, over the seeds that have both scores. Raises
-    ValueError for an unknown task or reference, and for mixed configurations.
+    Columns as from `interval`, over the seeds that have both scores. Raises ValueError for an
+    unknown task or reference, and for mixed configurations.
     """
     check_comparable(found)
     methods = methods_of(found)

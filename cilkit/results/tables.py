@@ -106,8 +106,8 @@ def _listed(seeds: Sequence[int]) -> str:
 def differences(found: Sequence[Run], references: Sequence[str] = ("CIL", "SS")) -> pd.DataFrame:
     """Paired differences of the cross-task scores after T2 and T3 to some methods, in points.
 
-    Rows (score, method); columns ("minus CIL", as from `confidence_interval`), ...; NaN in
-    the row of the reference itself.
+    Rows (score, method); columns ("minus CIL", as from `interval`), ...; NaN in the row of the
+    reference itself.
     """
     blocks = {
         f"{TASK_TITLES[task]} after {stage}": pd.concat(

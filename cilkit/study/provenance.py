@@ -27,7 +27,7 @@ from cilkit.training.evaluation import make_fabric, used_precision
 # a training and its scores begin with these functions: what they refer to decides the outcome
 TRAINING = ("fit", "fit_stage", "evaluate")
 MEMORY = ("rate", "choose")  # of a method with a memory
-# these decide no outcome: TrainConfig is saved with each run, the others check input or write files
+# not these: the fields of a TrainConfig are saved with each run, and the others refuse or store
 LEFT_OUT = ("TrainConfig", "check", "check_path", "resolve", "cache_folder", "fill")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...), Path, Enum)
 PLAIN += (torch.dtype, torch.device, np.generic)
