@@ -1,7 +1,3 @@
-import os
-import pickle
-from pathlib import Path
-
 import pytest
 import torch
 from torch import nn
@@ -18,16 +14,10 @@ from cilkit.networks.erfnet import (
     add_decoder,
     start_as_identity,
 )
-from cilkit.networks.weights import load_weights
 
 
 def count(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
-
-
-def state_equal(one: nn.Module, other: nn.Module) -> bool:
-    a, b = one.state_dict(), other.state_dict()
-    return a.keys() == b.keys() and all(a[key].equal(b[key]) for key in a)
 
 
 @pytest.fixture
@@ -291,129 +281,6 @@ def test_a_grown_network_normalises_like_the_one_it_was(grow):
 def test_classes_cannot_be_added_to_the_last_layer_of_two_decoders(network):
     with pytest.raises(ValueError, match="the network has 2 decoders.*Use add_decoder"):
         add_classes(add_decoder(network, 6), 8)
-
-
-# published weight files
-
-
-def published(state, form):
-    """The forms in which weight files of ERFNet circulate."""
-    if form == "plain":
-        return state
-    if form == "module.":
-        return {f"module.{key}": value for key, value in state.items()}
-    return {"epoch": 3, "state_dict": {f"module.{key}": value for key, value in state.items()}}
-
-
-@pytest.mark.parametrize("form", ["plain", "module.", "state_dict"])
-def test_published_weights_load_into_a_network(network, tmp_path, form):
-    torch.save(published(network.state_dict(), form), tmp_path / "erfnet.pth")
-    fresh = ERFNet(5)
-    assert not state_equal(fresh, network)
-    load_weights(fresh, tmp_path / "erfnet.pth")
-    assert state_equal(fresh, network)
-
-
-@pytest.mark.parametrize("form", ["plain", "module.", "state_dict"])
-def test_a_network_file_gives_its_encoder(network, tmp_path, form):
-    torch.save(published(network.state_dict(), form), tmp_path / "erfnet.pth")
-    encoder = Encoder()
-    load_weights(encoder, str(tmp_path / "erfnet.pth"))
-    assert state_equal(encoder, network.encoder)
-
-
-def test_the_imagenet_encoder_loads_without_its_classifier(network, tmp_path):
-    state = {
-        f"module.features.encoder.{key}": value
-        for key, value in network.encoder.state_dict().items()
-    }
-    state["module.features.encoder.output_conv.weight"] = torch.zeros(1000, 128, 1, 1)
-    state["module.features.encoder.output_conv.bias"] = torch.zeros(1000)
-    state["module.classifier.weight"] = torch.zeros(1000, 128)
-    state["module.classifier.bias"] = torch.zeros(1000)
-    torch.save({"epoch": 9, "arch": "erfnet", "state_dict": state}, tmp_path / "encoder.pth.tar")
-    encoder = Encoder()
-    load_weights(encoder, tmp_path / "encoder.pth.tar")
-    assert state_equal(encoder, network.encoder)
-
-
-def test_files_older_than_the_batch_counter_of_batch_norm_load(network, tmp_path):
-    # torch < 0.4.1 did not save num_batches_tracked; ERFNet was published before
-    state = {k: v for k, v in network.state_dict().items() if "num_batches_tracked" not in k}
-    torch.save(published(state, "module."), tmp_path / "erfnet.pth")
-    fresh = ERFNet(5)
-    load_weights(fresh, tmp_path / "erfnet.pth")
-    assert all(fresh.state_dict()[key].equal(value) for key, value in state.items())
-
-
-def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(network, tmp_path):
-    state = dict(network.state_dict())
-    del state["encoder.initial_block.conv.bias"]
-    state["decoder.head.weight"] = torch.zeros(3)
-    state["decoder.output_conv.bias"] = torch.zeros(20)
-    torch.save(state, tmp_path / "odd.pth")
-    fresh = ERFNet(5)
-    before = {key: value.clone() for key, value in fresh.state_dict().items()}
-    with pytest.raises(ValueError, match="do not fit the ERFNet") as error:
-        load_weights(fresh, tmp_path / "odd.pth")
-    for part in (
-        str(tmp_path / "odd.pth"),
-        "encoder.initial_block.conv.bias is missing",
-        "decoder.head.weight has no place in the network",
-        "decoder.output_conv.bias has shape (20,), wanted (5,)",
-        "load only the Encoder",
-    ):
-        assert part in str(error.value)
-    assert all(fresh.state_dict()[key].equal(before[key]) for key in before)
-
-
-def test_many_misfits_are_counted_and_not_all_listed(tmp_path):
-    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pth")
-    with pytest.raises(ValueError, match=r"and \d+ more\. Check") as error:
-        load_weights(Encoder(), tmp_path / "other.pth")
-    assert str(error.value).count("is missing") == 6
-
-
-def test_a_network_of_other_classes_does_not_fit(network, tmp_path):
-    torch.save(network.state_dict(), tmp_path / "five.pth")
-    with pytest.raises(ValueError, match=r"output_conv.weight has shape \(16, 5, 2, 2\), wanted"):
-        load_weights(ERFNet(6), tmp_path / "five.pth")
-
-
-def test_a_missing_weight_file_is_named_with_two_ways_on(network, tmp_path):
-    with pytest.raises(FileNotFoundError, match="download it there, or start from random") as error:
-        load_weights(network, tmp_path / "erfnet.pth")
-    assert f"no weight file {tmp_path / 'erfnet.pth'}" in str(error.value)
-
-
-class Intruder:
-    """Makes a folder when it is unpickled."""
-
-    def __init__(self, folder: Path):
-        self.folder = folder
-
-    def __reduce__(self):
-        return os.mkdir, (str(self.folder),)
-
-
-def test_a_file_that_would_run_code_is_refused(network, tmp_path):
-    torch.save({"state_dict": Intruder(tmp_path / "intruded")}, tmp_path / "evil.pth")
-    with pytest.raises((ValueError, pickle.UnpicklingError), match="(?i)weights.only"):
-        load_weights(network, tmp_path / "evil.pth")
-    assert not (tmp_path / "intruded").exists()
-    torch.load(tmp_path / "evil.pth", weights_only=False)
-    assert (tmp_path / "intruded").exists()  # the file did mean it
-
-
-@pytest.mark.parametrize("content", ["text", "list"])
-def test_a_file_without_weights_is_named(network, tmp_path, content):
-    file = tmp_path / "odd.pth"
-    if content == "text":
-        file.write_text("<html>404: not found</html>")
-    else:
-        torch.save([torch.zeros(3)], file)
-    with pytest.raises(ValueError, match="odd.pth"):
-        load_weights(network, file)
 
 
 def test_blocks_that_start_as_the_identity_hand_their_input_on():

@@ -1,58 +1,109 @@
 """Published weight files of ERFNet, loaded into a network or its encoder."""
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 
 from cilkit.networks.erfnet import Encoder
+from cilkit.networks.weight_files import listed, read_tensors
+
+PRETRAINING = ("output_conv.", "encoder.output_conv.", "classifier.")  # layers of no use here
 
 
 def load_weights(network: nn.Module, file: Path | str) -> None:
-    """Load a published weight file into an ERFNet or an Encoder.
+    """Load a weight file from elsewhere into an ERFNet or an Encoder.
 
-    Understands the forms in circulation: a state dict as such or under the key `state_dict`,
-    names with the prefix `module.`, and the ImageNet encoder's `module.features.encoder.`.
-    Layers used only in pre-training (`encoder.output_conv`, the ImageNet classifier) are left
-    out. Any other mismatch is a ValueError that names the keys; nothing is loaded then.
+    Understands the forms in circulation: a state dict, saved by torch.save or as safetensors, as
+    such or at any depth of other dicts, with any prefix before its names (`module.`,
+    `model.`, and `module.features.encoder.` of the ImageNet encoder), in any floating-point
+    precision, from any device. Layers used only in pre-training (`encoder.output_conv`, the
+    ImageNet classifier) are left out. All else is a ValueError that says what is in the file and
+    what to do; nothing is loaded then.
     """
-    if not Path(file).is_file():
+    file = Path(file)
+    if not file.exists():
         raise FileNotFoundError(
             f"no weight file {file}; download it there, or start from random weights"
         )
-    try:
-        content = torch.load(file, map_location="cpu", weights_only=True)
-        state = reference_names(content.get("state_dict", content))
-        if not all(isinstance(value, Tensor) for value in state.values()):
-            raise TypeError("it holds other things than tensors")
-    except Exception as error:  # foreign bytes may fail in any way
-        raise ValueError(f"{file} is not a file of weights: {error}; download it again") from error
-    if isinstance(network, Encoder):
-        state = {k.removeprefix("encoder."): v for k, v in state.items() if k.startswith("encoder")}
+    state = read_tensors(file)
     wanted = network.state_dict()
-    optional = [key for key in wanted if key.endswith("num_batches_tracked")]  # new in torch 0.4.1
-    problems = [f"{key} is missing" for key in wanted if key not in [*state, *optional]]
-    problems += [f"{key} has no place in the network" for key in state if key not in wanted]
-    problems += [
-        f"{key} has shape {tuple(state[key].shape)}, wanted {tuple(wanted[key].shape)}"
-        for key in wanted
-        if key in state and state[key].shape != wanted[key].shape
-    ]
-    if problems:
-        more = f" and {len(problems) - 6} more" if len(problems) > 6 else ""
+    found = _under(_prefix(file, state, wanted), state)
+    if misfits := list(_misfits(found, wanted)):
+        more = f" and {len(misfits) - 6} more" if len(misfits) > 6 else ""
+        way_out = "Check the number of classes, or load only the Encoder"
+        if isinstance(network, Encoder):
+            way_out = "Check that it is a file of ERFNet"
         raise ValueError(
-            f"weights {file} do not fit the {type(network).__name__}: {'; '.join(problems[:6])}"
-            f"{more}. Check the number of classes, or load only the Encoder"
+            f"weights {file} do not fit the {type(network).__name__}: {'; '.join(misfits[:6])}"
+            f"{more}. {way_out}. The file holds {len(state)} tensors: {listed(state)}"
         )
-    network.load_state_dict(state)
+    if damaged := list(_damaged(found)):
+        raise ValueError(
+            f"weights {file} are damaged, or of a training that went wrong: {listed(damaged)}; "
+            "download it again, or use others"
+        )
+    network.load_state_dict(found)
 
 
-def reference_names(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """A published state dict under this module's names, without the pre-training layers."""
-    named = {}
+def _prefix(file: Path, state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> str:
+    """What stands before the names of the network in a file: "", or such as "state_dict.model."."""
+    follow = Counter(  # how many of the wanted names follow a prefix
+        name.removesuffix(end)
+        for name in state
+        for end in _ends(name)
+        if end in wanted and not _is_optional(end)
+    )
+    complete = sum(not _is_optional(key) for key in wanted)
+    whole = [prefix for prefix, count in follow.items() if count == complete]
+    if len(whole) > 1:
+        raise ValueError(
+            f"weights {file} are of {len(whole)} networks that fit: {listed(map(repr, whole))}; "
+            "save the one that you want in a file of its own, and load that"
+        )
+    return max(follow, key=follow.get, default="")
+
+
+def _ends(name: str) -> list[str]:
+    """Of "a.b.c": "a.b.c", "b.c" and "c"."""
+    parts = name.split(".")
+    return [".".join(parts[k:]) for k in range(len(parts))]
+
+
+def _under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin so, without it and without layers of the pre-training."""
+    named = {key.removeprefix(prefix): state[key] for key in state if key.startswith(prefix)}
+    return {key: value for key, value in named.items() if not key.startswith(PRETRAINING)}
+
+
+def _misfits(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Iterator[str]:
+    for key in wanted:
+        if key not in state and not _is_optional(key):
+            yield f"{key} is missing"
     for key, value in state.items():
-        name = key.removeprefix("module.").removeprefix("features.")
-        if not name.startswith(("encoder.output_conv.", "classifier.")):
-            named[name] = value
-    return named
+        if key not in wanted:
+            yield f"{key} has no place in the network"
+        elif value.shape != wanted[key].shape:
+            yield f"{key} has shape {tuple(value.shape)}, wanted {tuple(wanted[key].shape)}"
+        elif wanted[key].is_floating_point() and not _is_plain(value):
+            what = ", ".join(map(str, (value.dtype, value.layout, value.device)))
+            yield f"{key} is {what}, wanted plain floating-point numbers"
+
+
+def _damaged(state: Mapping[str, Tensor]) -> Iterator[str]:
+    for key, value in state.items():
+        if not value.float().isfinite().all():
+            yield f"{key} has nan or inf"
+        elif key.endswith("running_var") and value.min() < 0:
+            yield f"{key} has negative variances"
+
+
+def _is_optional(key: str) -> bool:
+    return key.endswith("num_batches_tracked")  # new in torch 0.4.1
+
+
+def _is_plain(value: Tensor) -> bool:
+    """Neither quantised nor sparse, and not without values (on the device "meta")."""
+    return value.is_floating_point() and value.layout == torch.strided and not value.is_meta
