@@ -1,4 +1,4 @@
-"""Files that nobody would think of: split files, label images, run folders and checkpoints.
+"""Files that nobody would think of: split files, label images, run folders, checkpoints, weights.
 
 Whatever is in a file, reading it gives what was written, or a ValueError or FileNotFoundError that
 names it. By default the same examples come every time; to look for others:
@@ -18,11 +18,14 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
+from safetensors import torch as safetensors
+from torch import nn
 
 from cilkit.classes import UNLISTED_ID, Split
 from cilkit.data.images import read_label_ids
 from cilkit.data.scenes import open_folder
 from cilkit.metrics import MeanIoU
+from cilkit.networks.weights import load_weights
 from cilkit.splits import LAYOUTS, SPLITS, load_split
 from cilkit.study import runs
 from cilkit.training.checkpoint import FileCheckpoint
@@ -327,3 +330,42 @@ def test_a_checkpoint_gives_the_state_that_was_kept_or_is_set_aside(tmp_path_fac
     else:
         assert kept[1] == facts and kept[0].keys() == state.keys()
         assert all(torch.equal(kept[0][name], state[name]) for name in state)
+
+
+# weight files from elsewhere
+
+
+def saved(state: dict, kind: str) -> bytes:
+    if kind == "safetensors":
+        return safetensors.save(state)
+    file = io.BytesIO()
+    content = {"epoch": 3, "state_dict": state}
+    torch.save(content, file, _use_new_zipfile_serialization=kind == "zip")
+    return file.getvalue()
+
+
+@given(st.sampled_from(["zip", "zip", "old", "safetensors"]), edits())
+def test_a_weight_file_gives_the_weights_that_were_saved_or_is_refused(
+    tmp_path_factory, kind, todo
+):
+    layers = nn.Sequential(nn.Linear(2, 2), nn.BatchNorm1d(2))
+    file = tmp_path_factory.getbasetemp() / "weights.pth"
+    file.write_bytes(edited(saved(layers.state_dict(), kind), todo))
+    fresh = copy.deepcopy(layers)
+    nn.init.constant_(fresh[0].weight, 9)
+    before = copy.deepcopy(fresh.state_dict())
+    with refused_by_name(file):
+        load_weights(fresh, file)
+        before = layers.state_dict()
+    if kind == "zip":  # the others have no checksums
+        assert all(value.equal(before[name]) for name, value in fresh.state_dict().items())
+    assert all(value.isfinite().all() for value in fresh.state_dict().values())
+
+
+@given(st.binary(max_size=200), st.sampled_from([b"", b"PK\x03\x04", b"\x80\x02", b"\x80\x04"]))
+def test_random_bytes_are_no_weight_file(tmp_path_factory, content, start):
+    file = tmp_path_factory.getbasetemp() / "random.pth"
+    file.write_bytes(start + content)
+    with pytest.raises(ValueError, match="is not a file of weights") as error:
+        load_weights(nn.Linear(2, 2), file)
+    assert str(file) in str(error.value) and "weights_only=False" not in str(error.value)

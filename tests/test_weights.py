@@ -363,14 +363,17 @@ REFUSED = {
     ),
     "tar": (tarred, "it is a tar archive; unpack it"),
     "folder": (folder, "it is a folder of config.json; name a file"),
-    "zip without its end": (cut(0.7), "a zip archive without its end, .*; download it again"),
+    "zip without its end": (
+        cut(0.7),
+        r"like a zip archive, but is damaged or cut off \(\d+ bytes\); download it again",
+    ),
     "zip of the header alone": (
         cut(0.0001),
-        "a zip archive without its end, .*; download it again",
+        r"like a zip archive, but is damaged or cut off \(\d+ bytes\); download it again",
     ),
     "old file without its end": (
         cut(0.7, **OLD),
-        r"begins like weights, but is damaged or cut off \(\d{7} bytes\); download",
+        r"like a file of torch.save, but is damaged or cut off \(\d{7} bytes\); download",
     ),
     "old file without its start of keys": (
         cut(0.000005, **OLD),

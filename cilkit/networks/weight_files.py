@@ -8,8 +8,8 @@ import tarfile
 import warnings
 import zipfile
 from collections.abc import Iterable, Iterator, Mapping
+from io import BytesIO
 from pathlib import Path
-from typing import IO
 
 import torch
 from safetensors import SafetensorError
@@ -30,7 +30,6 @@ KINDS = {  # how a file begins: what it is, and what to do
         "a Git LFS pointer, not the file it stands for",
         f"fetch that by `git lfs pull`, or {AGAIN}",
     ),
-    b"PK\x03\x04": ("a zip archive without its end, so the download broke off", AGAIN),
     b"\x1f\x8b": ("a file packed by gzip", UNPACK),
     b"7z\xbc\xaf": ("a 7z archive", UNPACK),
     b"Rar!": ("a RAR archive", UNPACK),
@@ -40,6 +39,7 @@ KINDS = {  # how a file begins: what it is, and what to do
     b"\xff\xd8\xff": ("a JPEG image", AGAIN),
     b"%PDF": ("a PDF document", AGAIN),
 }
+ARCHIVE = b"PK\x03\x04"  # the start of a zip archive, the form of torch.save since version 1.6
 START = 256  # bytes of a file that tell what it is
 LARGEST_HEADER = 2**27  # bytes; safetensors allows 10**8
 
@@ -82,14 +82,13 @@ def _content(file: Path) -> object:
         raise _refused(file, f"it is a folder of {inside or 'nothing'}", "name a file")
     with file.open("rb") as opened:
         start = opened.read(START)
-    if zipfile.is_zipfile(file):
+    if start.startswith(ARCHIVE):
         _check_archive(file)
     elif start[8:9] == b"{" and int.from_bytes(start[:8], "little") < LARGEST_HEADER:
         try:
             return load_file(file)
         except SafetensorError:
-            what = "it begins like a file of safetensors, but is damaged or cut off"
-            raise _refused(file, f"{what} ({file.stat().st_size} bytes)", AGAIN) from None
+            raise _refused(file, _broken(file, "a file of safetensors"), AGAIN) from None
     elif start[:1] != b"\x80":  # so begins a pickle: a file of torch.save before version 1.6
         raise _refused(file, *_kind(file, start))
     try:
@@ -101,18 +100,21 @@ def _content(file: Path) -> object:
 
 def _check_archive(file: Path) -> None:
     """Refuse a zip archive that is not of torch.save, or is damaged: torch ignores checksums."""
-    with zipfile.ZipFile(file) as archive:
-        names = archive.namelist()
-        if not any(name.endswith("/data.pkl") for name in names):
-            raise _refused(file, f"it is a zip archive of {listed(names)}", UNPACK)
-        if any(name.endswith("/constants.pkl") for name in names):
-            raise _refused(file, "it is a TorchScript program, not weights alone", SAVE)
-        if not any(info.CRC for info in archive.infolist()):
-            return  # torch.save can be told to write none
-        try:
-            damaged = archive.testzip()
-        except Exception as error:  # foreign bytes may fail in any way
-            damaged = str(error)
+    damaged = None
+    try:
+        with zipfile.ZipFile(file) as archive:
+            names = archive.namelist()
+            ours = any(name.endswith("/data.pkl") for name in names)
+            if ours and any(
+                info.CRC for info in archive.infolist()
+            ):  # it can be told to write none
+                damaged = archive.testzip()
+    except Exception:  # foreign bytes may fail in any way
+        raise _refused(file, _broken(file, "a zip archive"), AGAIN) from None
+    if not ours:
+        raise _refused(file, f"it is a zip archive of {listed(names)}", UNPACK)
+    if any(name.endswith("/constants.pkl") for name in names):
+        raise _refused(file, "it is a TorchScript program, not weights alone", SAVE)
     if damaged is not None:
         raise _refused(file, f"it is damaged, as the checksum of {damaged} does not fit", AGAIN)
 
@@ -144,8 +146,7 @@ def _pickled(file: Path) -> tuple[str, str]:
     if code:
         return f"it holds {listed(words)}, and needs the code of {listed(code)}", SAVE
     if classes:
-        what = "it begins like weights, but is damaged or cut off"
-        return f"{what} ({file.stat().st_size} bytes)", AGAIN
+        return _broken(file, "a file of torch.save"), AGAIN
     return "it is a pickle that torch.save did not write, or damaged", AGAIN
 
 
@@ -153,27 +154,29 @@ def _named(file: Path) -> tuple[list[str], list[str]]:
     """The classes that a pickle names, and its short texts, such as keys; nothing of it is run."""
     classes: list[str] = []
     words: list[str] = []
+    content = file.read_bytes()
+    if content.startswith(ARCHIVE):
+        with zipfile.ZipFile(file) as archive:
+            content = archive.read(next(n for n in archive.namelist() if n.endswith("/data.pkl")))
+    stream = BytesIO(content)
     try:
-        with _pickle_in(file) as stream:
-            while not classes:  # before the content, an old file has three pickles without any
-                words.clear()
-                for code, argument, _ in pickletools.genops(stream):
-                    if code.name == "GLOBAL":
-                        classes.append(argument.replace(" ", "."))
-                    elif code.name == "STACK_GLOBAL":
-                        classes.append(".".join(words[-2:]))
-                    elif isinstance(argument, str) and len(argument) < 80:
-                        words.append(argument)
+        while not classes:  # before the content, an old file has three pickles without any
+            words.clear()
+            for code, argument, _ in pickletools.genops(stream):
+                if code.name == "GLOBAL":
+                    classes.append(argument.replace(" ", "."))
+                elif code.name == "STACK_GLOBAL":
+                    classes.append(".".join(words[-2:]))
+                elif isinstance(argument, str) and len(argument) < 80:
+                    words.append(argument)
     except Exception:  # foreign bytes may fail in any way; what was read until then counts
         pass
     return list(dict.fromkeys(classes)), list(dict.fromkeys(words))
 
 
-def _pickle_in(file: Path) -> IO[bytes]:
-    if not zipfile.is_zipfile(file):
-        return file.open("rb")
-    archive = zipfile.ZipFile(file)
-    return archive.open(next(name for name in archive.namelist() if name.endswith("/data.pkl")))
+def _broken(file: Path, kind: str) -> str:
+    size = file.stat().st_size
+    return f"it begins like {kind}, but is damaged or cut off ({size} bytes)"
 
 
 def _refused(file: Path, what: str, way_out: str) -> ValueError:
