@@ -6,15 +6,16 @@ from pathlib import Path
 
 HOME_SETTING = "CILKIT_HOME"  # environment variable: the folder of data/ instead of the usual one
 RESOURCES = resources.files("cilkit.resources")  # split files and published tables
+ABOVE = Path(__file__).resolve().parent.parent
+IS_CLONE = (ABOVE / "notebooks" / "00_start_here.ipynb").is_file()  # or an installed package
+GUIDE = "data/README.md" if IS_CLONE else "data/README.md in the repository of cilkit"
 
 
 def _project_folder() -> Path:
     """What CILKIT_HOME names; else the clone that this package lies in, or the current folder."""
     if setting := os.environ.get(HOME_SETTING):
         return Path(setting).expanduser().resolve()
-    above = Path(__file__).resolve().parent.parent
-    is_clone = (above / "notebooks" / "00_start_here.ipynb").is_file()
-    return above if is_clone else Path.cwd()
+    return ABOVE if IS_CLONE else Path.cwd()
 
 
 ROOT = _project_folder()  # the project folder: data, runs and cache lie in its data/

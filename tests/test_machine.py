@@ -34,6 +34,16 @@ def test_missing_and_old_packages_are_named_with_what_is_wanted(study, monkeypat
     assert here.startswith("torch 2.") and todo == "pip install -c constraints.txt -e ."
 
 
+def test_outside_a_clone_the_advice_needs_none_of_its_files(study, monkeypatch, tmp_path):
+    (tmp_path / ".venv").mkdir()  # of something else
+    monkeypatch.setattr(machine, "ROOT", tmp_path)
+    monkeypatch.setattr(machine, "IS_CLONE", False)
+    monkeypatch.setattr(machine, "requires", lambda name: ["torch>=99", "nopackage>=1,<3"])
+    found = check(study)
+    assert found.loc["packages", "what to do"] == "pip install 'torch>=99' 'nopackage<3,>=1'"
+    assert found.loc["kernel"].tolist() == [f"of {machine.sys.prefix}", ""]
+
+
 def test_a_kernel_of_another_environment_is_named(study, monkeypatch, tmp_path):
     (tmp_path / ".venv").mkdir()
     monkeypatch.setattr(machine, "ROOT", tmp_path)

@@ -5,6 +5,7 @@ from pathlib import Path
 
 from cilkit.classes import Split
 from cilkit.data.images import Sample
+from cilkit.files import GUIDE
 
 Samples = tuple[Sample, ...]
 
@@ -25,7 +26,7 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"city {city!r} not found: no folder {folder}. Unpack leftImg8bit_trainvaltest.zip "
-                "and gtFine_trainvaltest.zip there (data/README.md), or set DATA = 'toyscapes'"
+                f"and gtFine_trainvaltest.zip there ({GUIDE}), or set DATA = 'toyscapes'"
             )
     return _pairs(
         images,
@@ -65,7 +66,7 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
         if not folder.is_dir():
             raise FileNotFoundError(
                 f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
-                "testannot (data/README.md)"
+                f"testannot ({GUIDE})"
             )
     return _pairs(
         root / part,
@@ -101,9 +102,7 @@ def _pairs(
     city: Callable[[Path], str],
 ) -> list[Sample]:
     if not images:
-        raise FileNotFoundError(
-            f"no images in {folder}; unpack the data set there (data/README.md)"
-        )
+        raise FileNotFoundError(f"no images in {folder}; unpack the data set there ({GUIDE})")
     image_of = {stem(file): file for file in images}
     label_of = {stem(file): file for file in labels}
     for kind, have, other in (("image", image_of, label_of), ("label", label_of, image_of)):

@@ -10,7 +10,7 @@ from cilkit.checks import check_path, nearest
 from cilkit.classes import Split, Stage
 from cilkit.data.images import DecodedImages, LabelledImages, Sample, _unreadable, evenly_spaced
 from cilkit.data.layouts import READERS
-from cilkit.files import ROOT, resolve
+from cilkit.files import GUIDE, ROOT, resolve
 from cilkit.splits import load_split
 from cilkit.toyscapes.write import write_toyscapes
 
@@ -135,7 +135,7 @@ def _open_folder(root: Path) -> StreetScenes:
     if not root.is_dir():
         near = [folder.name for folder in root.parent.glob("*/")] if root.parent.is_dir() else []
         raise FileNotFoundError(
-            f"no data folder {root}{nearest(root.name, ['toyscapes', *near])}; data/README.md says "
+            f"no data folder {root}{nearest(root.name, ['toyscapes', *near])}; {GUIDE} says "
             "how to get Cityscapes and CamVid, or set DATA = 'toyscapes' to run without them"
         )
     if (root / "split.toml").is_file():
@@ -148,6 +148,6 @@ def _open_folder(root: Path) -> StreetScenes:
         found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
         raise FileNotFoundError(
             f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); found "
-            f"{found}. See data/README.md, or set DATA = 'toyscapes' to run without it"
+            f"{found}. See {GUIDE}, or set DATA = 'toyscapes' to run without it"
         )
     return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))

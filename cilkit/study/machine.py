@@ -11,7 +11,7 @@ import pandas as pd
 import psutil
 from packaging.requirements import Requirement
 
-from cilkit.files import ROOT
+from cilkit.files import GUIDE, IS_CLONE, ROOT
 from cilkit.methods import METHODS
 from cilkit.networks.erfnet import ERFNet
 from cilkit.study.study import Study
@@ -80,7 +80,7 @@ def in_words(seconds: float) -> str:
 
 
 def _packages() -> tuple[str, str, str]:
-    wrong = []
+    wrong, install = [], []
     for line in requires("cilkit") or []:
         wanted = Requirement(line)
         if wanted.marker is None or wanted.marker.evaluate({"extra": ""}):
@@ -90,15 +90,19 @@ def _packages() -> tuple[str, str, str]:
                 found = "missing"
             if found == "missing" or not wanted.specifier.contains(found, prereleases=True):
                 wrong.append(f"{wanted.name} {found} (wanted {wanted.specifier})")
+                install.append(f"'{wanted.name}{wanted.specifier}'")
     here = ", ".join(wrong) or f"all there; Python {platform.python_version()}"
-    return "packages", here, "pip install -c constraints.txt -e ." if wrong else ""
+    what = "-c constraints.txt -e ." if IS_CLONE else " ".join(install)
+    return "packages", here, f"pip install {what}" if wrong else ""
 
 
 def _kernel() -> tuple[str, str, str]:
     own = ROOT / ".venv"
-    if own.is_dir() and Path(sys.prefix).resolve() != own.resolve():
+    if not (IS_CLONE and own.is_dir()):
+        return "kernel", f"of {sys.prefix}", ""
+    if Path(sys.prefix).resolve() != own.resolve():
         return "kernel", f"of {sys.prefix}", "start JupyterLab by `make lab`, or choose its kernel"
-    return "kernel", f"of {'the project' if own.is_dir() else sys.prefix}", ""
+    return "kernel", "of the project", ""
 
 
 def _device(study: Study) -> tuple[str, str, str]:
@@ -125,11 +129,11 @@ def _disk(study: Study) -> tuple[str, str, str]:
     images = study.data.stage(study.split.stages[0].name, height=study.config.height)
     need = RUN * runs + images.cache_size()
     here = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB wanted"
-    todo = "make room, name another disk in RUNS, or set CILKIT_CACHE=off (data/README.md)"
+    todo = f"make room, name another disk in RUNS, or set CILKIT_CACHE=off ({GUIDE})"
     return "disk", here, todo if free < need else ""
 
 
 def _cityscapes(study: Study) -> tuple[str, str, str]:
     if study.data.name == "toyscapes":
-        return "data", "Toyscapes, drawn by the kit", "for Cityscapes or CamVid: data/README.md"
+        return "data", "Toyscapes, drawn by the kit", f"for Cityscapes or CamVid: {GUIDE}"
     return "data", f"{len(study.data.train)} training images in {study.data.root}", ""
