@@ -105,9 +105,8 @@ def _check_archive(file: Path) -> None:
         with zipfile.ZipFile(file) as archive:
             names = archive.namelist()
             ours = any(name.endswith("/data.pkl") for name in names)
-            if ours and any(
-                info.CRC for info in archive.infolist()
-            ):  # it can be told to write none
+            has_checksums = any(info.CRC for info in archive.infolist())  # torch.save may omit them
+            if ours and has_checksums:
                 damaged = archive.testzip()
     except Exception:  # foreign bytes may fail in any way
         raise _refused(file, _broken(file, "a zip archive"), AGAIN) from None
@@ -132,7 +131,7 @@ def _kind(file: Path, start: bytes) -> tuple[str, str]:
     if text.startswith("<"):
         what = f"it is a web page that begins with {text[:40]!r}"
         return what, f"save the file that the page offers, or {AGAIN}"
-    if "".join(text.split()).isprintable():
+    if "\ufffd" not in text and "".join(text.split()).isprintable():
         return f"it is a text that begins with {text[:40]!r}", AGAIN
     return f"it begins with {start[:8]!r}, as no file of torch.save or safetensors does", AGAIN
 
