@@ -46,10 +46,11 @@ def _plain(item: str) -> str | int:
 
 
 def check_injected() -> None:
-    """A ValueError if papermill was given a parameter that the notebook does not have.
+    """A ValueError if the values that papermill was given are not those the notebook runs with.
 
-    papermill only warns, and runs with the value that was to be replaced. What it was given stands
-    in a cell of its own behind the parameters cell, and a kernel keeps the text of its cells.
+    papermill writes them into a cell "# Parameters" behind the first one with the tag `parameters`,
+    or at the top if none has it. It only warns of names that the notebook does not have, and a cell
+    behind its own may set a parameter again. A kernel keeps the text of its cells.
     """
     ipython = sys.modules.get("IPython")
     shell = ipython.get_ipython() if ipython is not None else None
@@ -63,6 +64,24 @@ def check_injected() -> None:
                 f"{unknown('parameter', name, sorted(known))}. papermill was given it with -p, -r "
                 "or -y: correct it there"
             )
+    injected = [k for k, cell in enumerate(cells) if cell.startswith("# Parameters\n")]
+    if injected and _is_unattended(shell):
+        given = _assigned(cells[injected[-1]])
+        later = [_assigned(cell) for cell in cells[injected[-1] + 1 :]]
+        lost = {name for names in later for name in names & given}
+        if lost or any(names.issuperset(PARAMETERS) for names in later):
+            raise ValueError(
+                f"papermill was given {', '.join(sorted(given))}, and a later cell sets "
+                f"{', '.join(sorted(lost or PARAMETERS))}, so that its own values count. Give the "
+                f"cell that sets {', '.join(PARAMETERS)} the tag `parameters`, and no other cell, "
+                "and set each of them only there"
+            )
+
+
+def _is_unattended(shell: object) -> bool:
+    """Whether no person sits at the notebook, who may well set a parameter once more."""
+    asked = getattr(shell, "parent_header", {}).get("content", {})
+    return not asked.get("allow_stdin", False)
 
 
 def _assigned(cell: str) -> set[str]:
@@ -70,5 +89,10 @@ def _assigned(cell: str) -> set[str]:
         lines = ast.parse(cell).body
     except SyntaxError:
         return set()
-    targets = [target for line in lines if isinstance(line, ast.Assign) for target in line.targets]
-    return {target.id for target in targets if isinstance(target, ast.Name)}
+    return {
+        node.id
+        for line in lines
+        if isinstance(line, ast.Assign | ast.AnnAssign)
+        for node in ast.walk(line)
+        if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store)
+    }
