@@ -12,7 +12,8 @@ GB = 10**9
 
 
 @pytest.fixture
-def study(scenes, tmp_path) -> Study:
+def study(scenes, tmp_path, monkeypatch) -> Study:
+    monkeypatch.setattr("cilkit.limits.OWN_CGROUPS", tmp_path / "none")  # no limits but the host's
     return Study(scenes.root, tmp_path / "runs", "quick")
 
 
@@ -62,6 +63,20 @@ def test_too_little_memory_or_disk_for_the_preset_is_said_with_the_way_out(study
     assert "smaller preset" in found.loc["memory", "what to do"]
     assert found.loc["disk", "here"] == "0.1 GB free, about 0.2 GB wanted"
     assert "name another disk in RUNS" in found.loc["disk", "what to do"]
+
+
+def test_too_little_shared_memory_is_said_where_worker_processes_need_it(study, monkeypatch):
+    usage = namedtuple("usage", "free")
+    monkeypatch.setattr(machine.Path, "is_dir", lambda path: True)
+    monkeypatch.setattr(machine, "usable_cores", lambda: 8)
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(64 * 2**20))
+    assert machine._shared_memory(study) == []  # quick has no workers
+    paper = Study(study.data.root, study.folder, "paper")
+    ((name, here, todo),) = machine._shared_memory(paper)
+    assert (name, here) == ("shared memory", "0.07 GB free, about 0.27 GB wanted")
+    assert todo == "docker run --shm-size=1g; else trainings go on without worker processes"
+    monkeypatch.setattr(machine.shutil, "disk_usage", lambda path: usage(GB))
+    assert machine._shared_memory(paper)[0][2] == ""
 
 
 def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):

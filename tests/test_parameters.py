@@ -48,7 +48,9 @@ TAG = "parameters"
 
 def run(folder, cells, given):
     """What the last cell prints when papermill runs these cells: pairs of a text and its tag."""
-    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(text) for text, _ in cells])
+    notebook = nbformat.v4.new_notebook(
+        cells=[nbformat.v4.new_code_cell(text) for text, _ in cells]
+    )
     for cell, (_, tag) in zip(notebook.cells, cells, strict=True):
         cell.metadata["tags"] = [tag] if tag else []
     nbformat.write(notebook, folder / "in.ipynb")

@@ -14,6 +14,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cilkit.files import ROOT
+from cilkit.limits import usable_cores
 
 SETTING = "CILKIT_CACHE"  # environment variable: "off", or a folder for the cache
 MIN_FREE_BYTES = 2**29  # bytes of the disk that stay free
@@ -59,7 +60,7 @@ def fill(
             todo = [entry for entry in wanted if not _is_valid(entry, wanted[entry])]
             if todo and _has_room(folder, len(todo) * size):
                 _write_all(todo, wanted, make)
-    except OSError as error:
+    except (OSError, NotImplementedError) as error:  # the latter: filelock, of a disk without locks
         print(
             f"Cache: cannot write to {folder} ({error}); images are decoded each time. Set "
             f"{SETTING} to another folder, or to off"
@@ -96,7 +97,7 @@ def _write_all(
         finally:
             unfinished.unlink(missing_ok=True)
 
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves the interpreter free
+    pool = ThreadPoolExecutor(usable_cores())  # decoding leaves the interpreter free
     try:
         jobs = [pool.submit(write, entry) for entry in todo]
         for job in tqdm(as_completed(jobs), "cache", len(jobs), unit="image", mininterval=1):

@@ -12,6 +12,7 @@ import psutil
 from packaging.requirements import Requirement
 
 from cilkit.files import GUIDE, IS_CLONE, ROOT
+from cilkit.limits import free_memory, usable_cores
 from cilkit.methods import METHODS
 from cilkit.networks.erfnet import ERFNet
 from cilkit.study.study import Study
@@ -33,6 +34,7 @@ def check(study: Study) -> pd.DataFrame:
         _kernel(),
         _device(study),
         _memory(study),
+        *_shared_memory(study),
         _disk(study),
         _cityscapes(study),
     ]
@@ -107,18 +109,34 @@ def _kernel() -> tuple[str, str, str]:
 
 def _device(study: Study) -> tuple[str, str, str]:
     device = make_fabric(study.config).device.type
-    here = f"{device}, {used_precision(study.config)}, {psutil.cpu_count(logical=False)} cores"
+    cores = min(usable_cores(), psutil.cpu_count(logical=False) or usable_cores())
+    here = f"{device}, {used_precision(study.config)}, {cores} cores"
     slow = device == "cpu" and study.preset in ("paper", "released")
     return "device", here, "use PRESET = 'quick', or a machine with a GPU" if slow else ""
 
 
 def _memory(study: Study) -> tuple[str, str, str]:
-    config, free = study.config, psutil.virtual_memory().available
+    config, free = study.config, free_memory()
     height, width = config.augmentation.crop
     need = 2 * 2**30 + MEMORY * config.batch * height * width  # 2 GiB: Python, and decoded images
     here = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB wanted"
     todo = "close other programs, or use a smaller preset, or Study(..., batch=...)"
     return "memory", here, todo if free < need else ""
+
+
+def _shared_memory(study: Study) -> list[tuple[str, str, str]]:
+    """On Linux, batches of worker processes lie in a file system in memory."""
+    config, folder = study.config, Path("/dev/shm")
+    workers = min(config.workers, usable_cores())
+    if workers == 0 or not folder.is_dir():
+        return []
+    height, width = config.augmentation.crop
+    batch = config.batch * height * width * (3 * 4 + 8)  # float32 pixels, int64 labels
+    need = 2 * batch * (2 * workers + 1)  # two of each worker and one in use; LWM twice as many
+    free = shutil.disk_usage(folder).free
+    here = f"{free / 1e9:.2f} GB free, about {need / 1e9:.2f} GB wanted"
+    todo = "docker run --shm-size=1g; else trainings go on without worker processes"
+    return [("shared memory", here, todo if free < need else "")]
 
 
 def _disk(study: Study) -> tuple[str, str, str]:

@@ -28,7 +28,7 @@ from cilkit.training.evaluation import make_fabric, used_precision
 TRAINING = ("fit", "fit_stage", "evaluate")
 MEMORY = ("rate", "choose")  # of a method with a memory
 # not these: the fields of a TrainConfig are saved with each run, and the others refuse or store
-LEFT_OUT = ("TrainConfig", "check", "check_path", "resolve", "cache_folder", "fill")
+LEFT_OUT = ("TrainConfig", "check", "check_path", "resolve", "cache_folder", "fill", "usable_cores")
 PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, type(...), Path, Enum)
 PLAIN += (torch.dtype, torch.device, np.generic)
 

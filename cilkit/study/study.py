@@ -5,6 +5,7 @@
 does the same for one run; see `cilkit.study.__main__`.
 """
 
+import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import asdict, replace
@@ -33,6 +34,9 @@ from cilkit.training.evaluation import evaluate, make_fabric
 from cilkit.training.loop import Monitor
 from cilkit.training.memory import check_size, choose, rate
 from cilkit.training.stage import fit, fit_stage
+
+# what a network disk answers that does not know flock(2)
+NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
 
 class Study:
@@ -235,9 +239,12 @@ def _exclusive(folder: Path) -> Iterator[None]:
     Under torchrun rank 0 holds the lock. While it waits, all ranks meet once a minute, so that
     none of them times out.
     """
-    lock = FileLock(folder.with_name(f".{folder.name}.lock"))  # freed by the system if we crash
+    file, waits = folder.with_name(f".{folder.name}.lock"), False
+    lock = FileLock(file)  # freed by the system if we crash
     while not ranks.on_rank0(lambda: _acquired(lock, folder.parent)):
-        pass
+        if not waits and ranks.is_rank0():
+            print(f"{folder.name}: another process trains it; waiting. If none does, delete {file}")
+        waits = True
     try:
         yield
     finally:
@@ -250,10 +257,15 @@ def _acquired(lock: FileLock, folder: Path) -> bool:
         lock.acquire(timeout=60)
     except Timeout:
         return False
-    except OSError as error:
-        raise OSError(
-            f"nothing can be written to {folder} ({error}); choose RUNS where you may write"
-        ) from error
+    except (OSError, NotImplementedError) as error:  # the latter: filelock, on ENOSYS
+        if isinstance(error, OSError) and error.errno not in NO_LOCKS:
+            why = f"nothing can be written to {folder} ({error}); choose RUNS where you may write"
+        else:
+            why = (
+                f"the disk of {folder} has no file locks ({error}), which keep two processes from "
+                "training one run; choose RUNS on another disk, such as one of this machine"
+            )
+        raise OSError(why) from error
     return True
 
 

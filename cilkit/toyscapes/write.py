@@ -1,14 +1,14 @@
 """Toyscapes as a folder: street scenes of all 19 classes in the Cityscapes layout."""
 
 import json
-import os
 import tempfile
-from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 
 from PIL import Image
 from tqdm import tqdm
 
+from cilkit.limits import usable_cores
 from cilkit.toyscapes.scene import check_size, draw_scene
 from cilkit.toyscapes.street import SPLIT, VERSION
 
@@ -67,13 +67,19 @@ def finished(root: Path, wanted: dict) -> bool:
 
 
 def draw_all(tree: Path, seed: int, fraction: int, size: tuple[int, int]) -> None:
-    """Draw all scenes with one process per core."""
+    """Draw all scenes with one process per core that may be used."""
     jobs = [
         (tree, "val" if city in SPLIT.test_cities else "train", city, index, seed, size)
         for city, images in SPLIT.images
         for index in range(max(1, round(images / fraction)))
     ]
-    with ProcessPoolExecutor(max_workers=os.cpu_count()) as pool:
+    try:
+        pool = ProcessPoolExecutor(usable_cores())
+    except (
+        OSError
+    ):  # processes need semaphores, which lie in /dev/shm: it is missing, or closed to us
+        pool = ThreadPoolExecutor(1)
+    with pool:
         done = pool.map(write_scene, jobs, chunksize=4)
         try:
             for _ in tqdm(done, total=len(jobs), desc="Toyscapes", unit="scene"):

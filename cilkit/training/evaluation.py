@@ -10,12 +10,14 @@ from typing import Literal, TypeVar
 
 import torch
 from lightning_fabric import Fabric
+from lightning_fabric.plugins.environments import LightningEnvironment, TorchElasticEnvironment
 from lightning_fabric.strategies import DDPStrategy
 from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from cilkit.data.images import LabelledImages
+from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
 from cilkit.training import distributed as ranks
@@ -139,12 +141,17 @@ def _kept_fabric(precision: str, processes: int) -> Fabric:
 
 
 def _new_fabric(precision: str, processes: int) -> Fabric:
+    """Of the processes that torchrun has started; variables of a scheduler, such as SLURM's, say
+    what a job may use, not that its processes train together, so Lightning is not to read them.
+    """
     _keep_freed_memory()
+    _use_own_cores()
     if processes == 1:
-        return Fabric(devices=1, precision=precision)
+        return Fabric(devices=1, precision=precision, plugins=LightningEnvironment())
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = {"devices": here, "num_nodes": processes // here}
-    fabric = Fabric(strategy=DDPStrategy(timeout=ranks.PATIENCE), precision=precision, **nodes)
+    strategy, launcher = DDPStrategy(timeout=ranks.PATIENCE), TorchElasticEnvironment()
+    fabric = Fabric(strategy=strategy, plugins=launcher, precision=precision, **nodes)
     fabric.launch()
     return fabric
 
@@ -163,6 +170,13 @@ def _keep_freed_memory() -> None:
         mallopt(M_TRIM_THRESHOLD, 2 * 10**9)
 
 
+@cache  # once: a number of threads that is set later stays
+def _use_own_cores() -> None:
+    """Let torch compute with as many threads as a container has cores; it counts the host's."""
+    if "OMP_NUM_THREADS" not in os.environ and torch.get_num_threads() > usable_cores():
+        torch.set_num_threads(usable_cores())
+
+
 def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
     """The configured precision; "auto" is bf16 where the processor multiplies it in hardware."""
     if config.precision != "auto":
@@ -179,7 +193,7 @@ def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
 
 @cache
 def _best_device() -> torch.device:
-    return Fabric(devices=1).device
+    return _new_fabric("32-true", 1).device
 
 
 def to_device(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:

@@ -8,7 +8,7 @@ generator is part of the checkpoint. Several processes may share a training; see
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Protocol
 
@@ -20,6 +20,7 @@ from tqdm import tqdm
 
 from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
+from cilkit.limits import usable_cores
 from cilkit.networks.erfnet import ERFNet
 from cilkit.training import distributed as ranks
 from cilkit.training.config import TrainConfig
@@ -148,7 +149,7 @@ class Training:
             part.eval()
         for source in self.sources:
             source.epoch = self.epoch
-        for pixels, labels in _batches(self.sources, self.config, self.seed, self.step):
+        for pixels, labels in self._batches_left():
             for group in self.adam.param_groups:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
             pixels = to_device(pixels, self.fabric, self.config)
@@ -170,6 +171,27 @@ class Training:
                 if self.weights.isfinite().all():  # else it fails soon
                     checkpoint.save(*self._state())
         self._check_sums()
+
+    def _batches_left(self) -> Iterator[tuple[Tensor, Tensor]]:
+        """The batches of this epoch from step `self.step` on; without workers once these fail.
+
+        Worker processes need what a container or a scheduler may not give: shared memory, more
+        processes, open files. An error that has another reason comes again without them.
+        """
+        try:
+            yield from _batches(self.sources, self.config, self.seed, self.step)
+            return
+        except (OSError, RuntimeError) as error:
+            if self.config.workers == 0:
+                raise
+            reason = (str(error).strip() or repr(error)).splitlines()[-1]
+        print(
+            f"{self.name}: the worker processes failed ({reason}). From here on this process "
+            "decodes the images itself: the weights are the same, an epoch may take longer. In a "
+            "container, more shared memory helps: docker run --shm-size=1g"
+        )
+        self.config = replace(self.config, workers=0)
+        yield from self._batches_left()
 
     def _check_sums(self) -> None:
         sums = {term: value.item() for term, value in self.sums.items()}
@@ -278,7 +300,7 @@ def _loader(
         images,
         config.batch // ranks.world_size(),
         sampler=ranks.shard(whole).tolist(),
-        num_workers=config.workers,
+        num_workers=min(config.workers, usable_cores()),
         generator=generator,
     )
 
