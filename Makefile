@@ -24,11 +24,26 @@ ifeq ($(filter $(PROFILES),$(PROFILE)),)
 $(error unknown PROFILE $(PROFILE); choose from $(PROFILES), or add data/profiles/$(PROFILE)/config.yaml)
 endif
 
-CHOSEN = $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),"$(name)=$($(name))"))
-SNAKEMAKE = $(BIN)/python -m snakemake --profile data/profiles/$(PROFILE)
+define LINE_BREAK
+
+
+endef
+$(foreach name,$(OPTIONS),$(if $(findstring $(LINE_BREAK),$(value $(name))),\
+	$(error $(name) has a line break in it; make hands on one line: rename the folder)))
+# each as it was typed: make reads no $ in it, and the shell nothing at all
+CHOSEN = $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),$\
+	'$(name)=$(subst ','\'',$(value $(name)))'))
+SNAKEMAKE = $(BIN)/python -m cilkit.study.batch --profile data/profiles/$(PROFILE)
 CONFIG = $(if $(strip $(CHOSEN)),--config $(CHOSEN))
 EXECUTOR := $(shell sed -n 's/^executor: *//p' data/profiles/$(PROFILE)/config.yaml)
 INSTALL = $(BIN)/python -m pip install snakemake-executor-plugin-$(EXECUTOR)
+
+# What glibc frees it keeps for the next batch: 5 to 20 % of a training. Values of your own stay
+MALLOC_MMAP_THRESHOLD_ ?= 1000000000
+MALLOC_TRIM_THRESHOLD_ ?= 2000000000
+export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
+# in a container, often; JupyterLab stays on this machine, with a token
+ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 
 .PHONY: study graph report site test lab bench constraints
 
@@ -58,7 +73,7 @@ test: $(TESTED)
 
 # JupyterLab on this machine only, in notebooks/
 lab: $(READY)
-	$(BIN)/python -m jupyterlab --ip=127.0.0.1 --notebook-dir=notebooks
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(ALLOW_ROOT) --notebook-dir=notebooks
 
 # What the kit costs, beside plain PyTorch; FIGURES="step losses" measures only these
 bench: $(READY)

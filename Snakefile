@@ -7,116 +7,117 @@ that is done again loads every run that still matches. Where the jobs run is not
 a profile (data/profiles/README.md).
 """
 
+import os
 import re
 import shlex
 import sys
-from itertools import pairwise
+from itertools import product
 from pathlib import Path
 
 from snakemake.utils import available_cpu_count
 
 from cilkit.checks import unknown
-from cilkit.splits import load_split
-from cilkit.training.config import get_config
-from cilkit.data.scenes import open_data
 from cilkit.files import resolve
-from cilkit.methods import METHODS
-from cilkit.checks import check_path, check_seed
-from cilkit.study.parameters import PARAMETERS, several
-from cilkit.study.plan import run_name
-from cilkit.methods import NEW_TEACHER
+from cilkit.methods import FIRST_STAGE, METHODS, SS
+from cilkit.methods import CIL, CIL_UNWEIGHTED, FE, FT, LWM, LWOF, MICHIELI
+from cilkit.study.batch import read
 
-# what was asked for: all of it is checked here, before the first job
+BATCH = read(config)  # all that was asked for is checked here, before the first job
 
-OPTIONS = [*PARAMETERS, "SEEDS", "METHODS"]
-for key in config:
-    if key not in OPTIONS:
-        raise ValueError(unknown("parameter", key, OPTIONS))
-if {"SEED", "SEEDS"} <= config.keys():
-    raise ValueError(
-        f"SEED={config['SEED']} and SEEDS={config['SEEDS']} are both given; give one of them"
-    )
-RUNS = str(config.get("RUNS", "data/runs"))
-check_path("RUNS", RUNS)
-PRESETS = several("PRESET", config.get("PRESET", "quick"))
-for preset in PRESETS:
-    get_config(preset)
-SEEDS = several("SEEDS", config["SEEDS"]) if "SEEDS" in config else [config.get("SEED", 0)]
-for seed in SEEDS:
-    check_seed(seed)
-CHOSEN = several("METHODS", config["METHODS"]) if "METHODS" in config else ["SS", *METHODS]
-for method in CHOSEN:
-    if method not in ("SS", *METHODS):
-        raise ValueError(unknown("method", method, ["SS", *METHODS]))
-DATA = {}  # name of its folder: what was given
-for data in map(str, several("DATA", config.get("DATA", "toyscapes"))):
-    if (name := resolve(data).name.lower()) in DATA:
-        raise ValueError(
-            f"{DATA[name]} and {data} would write to the same folder {name}; rename one, or give "
-            "them one by one, each with RUNS of its own"
-        )
-    if data != "toyscapes":  # which the first job draws
-        open_data(data)
-    DATA[name] = data
+# what glibc frees it keeps for the next batch, in every process that a job starts
+os.environ.setdefault("MALLOC_MMAP_THRESHOLD_", "1000000000")
+os.environ.setdefault("MALLOC_TRIM_THRESHOLD_", "2000000000")
 
 # the jobs
 
-STUDY = resolve(RUNS) / "{data}" / "{preset}"
+STUDY = resolve(BATCH.runs) / "{data}" / "{preset}"
 RESULTS, OF_SEED = STUDY / "results", STUDY / "seed{seed}"
 DATA_DONE, RESULTS_DONE, DONE = STUDY.parent / "done" / "data", RESULTS / "done", OF_SEED / "done"
 LOGS, EXECUTED = OF_SEED / "logs", OF_SEED / "notebooks"
+DATA_LOG, RESULTS_LOG = STUDY.parent / "logs" / "data.txt", STUDY / "logs" / "12_results.txt"
 SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("cilkit/resources").rglob("*.*")]))
 THREADS = max(1, available_cpu_count() // 2)  # two trainings side by side use two cores best
 
-TRAININGS = {"T1": ("T1", "SS", [])}  # run: its stage, its method, the runs that it is made from
-for method in CHOSEN:
-    for before, stage in pairwise(load_split("cityscapes").stages):
-        needs = [] if method == "SS" else [run_name(before, method)]
-        if method != "SS" and METHODS[method].memory is not None:
-            needs.append(run_name(stage, NEW_TEACHER.name))
-            TRAININGS[needs[-1]] = (stage.name, NEW_TEACHER.name, [])
-        TRAININGS[run_name(stage, method)] = (stage.name, method, needs)
-
-UP_TO_LWOF = ["T1", "SS", "FT", "FE", "LWOF"]
+UP_TO_LWOF = [FIRST_STAGE, SS, FT, FE, LWOF]
 SHOWN = {  # notebook: whose runs it looks at; it would train those that are missing
     "00_start_here": [],
     "01_split_cityscapes": [],
-    "02_erfnet": ["T1"],
+    "02_erfnet": [FIRST_STAGE],
     "03_losses": [],
-    "04_metrics": ["T1"],
-    "05_train_t1": ["T1", "SS"],
-    "06_ft_fe": ["T1", "FT", "FE"],
+    "04_metrics": [FIRST_STAGE],
+    "05_train_t1": [FIRST_STAGE, SS],
+    "06_ft_fe": [FIRST_STAGE, FT, FE],
     "07_lwof": UP_TO_LWOF,
-    "08_lwm": [*UP_TO_LWOF, "LWM"],
-    "09_michieli": [*UP_TO_LWOF, "LWM", "Michieli"],
-    "10_cil": ["T1", "SS", *METHODS],
-    "11_entropy_weights": ["T1", "LWOF", "CIL (w/o weights)", "CIL"],
+    "08_lwm": [*UP_TO_LWOF, LWM],
+    "09_michieli": [*UP_TO_LWOF, LWM, MICHIELI],
+    "10_cil": [FIRST_STAGE, SS, *METHODS.values()],
+    "11_entropy_weights": [FIRST_STAGE, LWOF, CIL_UNWEIGHTED, CIL],
 }
-NOTEBOOKS = [name for name, shown in SHOWN.items() if {*shown} <= {"T1", *CHOSEN}]
+TRAINED = [FIRST_STAGE, *BATCH.methods]
+NOTEBOOKS = [name for name, shown in SHOWN.items() if all(one in TRAINED for one in shown)]
 LEFT_OUT = [name for name in SHOWN if name not in NOTEBOOKS]
-EVERY = {"data": DATA, "preset": PRESETS, "seed": SEEDS}
+EVERY = {"data": BATCH.data, "preset": BATCH.presets, "seed": BATCH.seeds}
 
 # what a job asks of a cluster. There Snakemake itself takes 0.9 GB of it, the process of a quick
 # training 1.1; not measured for the long presets: CUDA, and four processes that decode
 MEMORY = {"smoke": 4000, "quick": 4000}  # MB, by preset
 MINUTES = {"smoke": 15, "quick": 60}
-PAPERMILL = (
-    "{sys.executable:q} -m papermill {input.notebook} {log:q} --kernel python3 --cwd notebooks "
-    "--no-progress-bar -r DATA {params.data:q} -r RUNS {RUNS:q} -r PRESET {wildcards.preset} "
+JOB = "{sys.executable:q} -m cilkit.study.job {params.job:q} {log[0]:q} {output:q} "
+PAPERMILL = JOB + (
+    "-m papermill {input.notebook} {log.executed:q} --kernel python3 --cwd notebooks "
+    "--no-progress-bar -r DATA {params.data:q} -r RUNS {BATCH.runs:q} -r PRESET {wildcards.preset} "
     "-p SEED {params.seed}"
 )
 
 
-def stamps(wildcards, jobs):
-    """The stamps of some jobs of one study."""
-    return [str(DONE / job).format(**dict(wildcards.items())) for job in jobs]
+def study(wildcards):
+    """Which data set, preset and seed a job is for."""
+    return {name: wildcards[name] for name in EVERY}
+
+
+def planned(wildcards):
+    """The run that a job trains; a ValueError if the split of its data asks for no such run."""
+    runs = BATCH.plans[wildcards.data]
+    if wildcards.run not in runs:
+        raise ValueError(unknown(f"run of {wildcards.data}", wildcards.run, list(runs)))
+    return runs[wildcards.run]
+
+
+def typed(method):
+    """A method as `python -m cilkit.study` takes it: in the first stage all are the same."""
+    return SS.name if method == FIRST_STAGE else method.name
+
+
+def needed(wildcards):
+    """The stamps of the runs that a training is made from."""
+    runs = planned(wildcards).needs
+    return expand(DONE / "{run}", run=[run.name for run in runs], **study(wildcards))
 
 
 def looked_at(wildcards):
     """The stamps of the runs that a notebook shows."""
-    shown = SHOWN[wildcards.notebook]
-    runs = [run for run, (_, method, _) in TRAININGS.items() if method in shown]
-    return stamps(wildcards, ["T1", *runs] if shown else [])
+    shown, runs = SHOWN[wildcards.notebook], BATCH.plans[wildcards.data].values()
+    names = [run.name for run in runs if run.method in shown]
+    return expand(DONE / "{run}", run=names, **study(wildcards))
+
+
+def trained(wildcards):
+    """The stamps of all runs of a data set and preset."""
+    of_all = EVERY | {"data": wildcards.data, "preset": wildcards.preset}
+    return expand(DONE / "{run}", run=BATCH.plans[wildcards.data], **of_all)
+
+
+def reported():
+    """The tables and figures that are there now; which of them 12_results makes, the runs decide.
+
+    As outputs of its job they would be deleted where it makes fewer of them than before.
+    """
+    found = []
+    for data, preset in product(BATCH.data, BATCH.presets):
+        folder, shown = Path(str(RESULTS).format(data=data, preset=preset)), f"{data}, {preset}"
+        for file in sorted([*folder.glob("*.csv"), *folder.glob("*.png")]):
+            found += [report(str(file), category=shown, labels={"result": file.name})]
+    return found
 
 
 def conclusion():
@@ -132,15 +133,20 @@ def conclusion():
 
 def unfinished():
     """What the jobs left that began and did not end: their logs, or executed notebooks."""
-    stamp_of = {LOGS / f"{run}.txt": DONE / run for run in TRAININGS}
-    stamp_of |= {EXECUTED / f"{name}.ipynb": DONE / name for name in NOTEBOOKS}
-    stamp_of |= {RESULTS / "12_results.ipynb": RESULTS_DONE}
+    left = [(DATA_LOG, DATA_DONE, EVERY), (RESULTS / "12_results.ipynb", RESULTS_DONE, EVERY)]
+    left += [(EXECUTED / f"{name}.ipynb", DONE / name, EVERY) for name in NOTEBOOKS]
+    for data, runs in BATCH.plans.items():
+        left += [(LOGS / f"{run}.txt", DONE / run, EVERY | {"data": data}) for run in runs]
     return [
         file
-        for log, stamp in stamp_of.items()
-        for file, done in zip(expand(log, **EVERY), expand(stamp, **EVERY), strict=True)
+        for log, stamp, of in left
+        for file, done in zip(expand(log, **of), expand(stamp, **of), strict=True)
         if Path(file).exists() and not Path(done).exists()
     ]
+
+
+onstart:
+    print("The jobs write to logs/ and notebooks/ in:", *expand(OF_SEED, **EVERY), sep="\n")
 
 
 onerror:
@@ -155,10 +161,10 @@ localrules:
 
 
 wildcard_constraints:
-    data="|".join(map(re.escape, DATA)),
-    preset="|".join(PRESETS),
+    data="|".join(map(re.escape, BATCH.data)),
+    preset="|".join(BATCH.presets),
     seed="[0-9]+",
-    run="|".join(TRAININGS),
+    run="|".join(dict.fromkeys(run for runs in BATCH.plans.values() for run in runs)),
     notebook="|".join(SHOWN),
 
 
@@ -167,6 +173,7 @@ rule all:
     input:
         expand(DONE / "{notebook}", notebook=NOTEBOOKS, **EVERY),
         expand(RESULTS_DONE, **EVERY),
+        reported(),
     params:
         commands=conclusion(),
     shell:
@@ -177,22 +184,26 @@ rule data:
     input:
         SOURCES,
     output:
-        touch(DATA_DONE),
+        DATA_DONE,
+    log:
+        DATA_LOG,
     params:
+        job="data ({data})",
         code=lambda wildcards: (
-            f"from cilkit.datasets import open_data; open_data({DATA[wildcards.data]!r})"
+            "from cilkit.data.scenes import open_data; "
+            f"open_data({BATCH.data[wildcards.data]!r})"
         ),
     shell:
-        "{sys.executable:q} -c {params.code:q}"
+        JOB + "-c {params.code:q}"
 
 
 rule train:
     input:
         SOURCES,
         DATA_DONE,
-        lambda wildcards: stamps(wildcards, TRAININGS[wildcards.run][2]),
+        needed,
     output:
-        touch(DONE / "{run}"),
+        DONE / "{run}",
     log:
         LOGS / "{run}.txt",
     priority: 1  # notebooks can wait
@@ -202,13 +213,13 @@ rule train:
         mem_mb=lambda wildcards: MEMORY.get(wildcards.preset, 16000),
         runtime=lambda wildcards: MINUTES.get(wildcards.preset, 1440),
     params:
-        stage=lambda wildcards: TRAININGS[wildcards.run][0],
-        method=lambda wildcards: TRAININGS[wildcards.run][1],
-        data=lambda wildcards: f"DATA={DATA[wildcards.data]}",
-        runs=f"RUNS={RUNS}",
+        job="{run} ({data}, {preset}, seed {seed})",
+        stage=lambda wildcards: planned(wildcards).stage.name,
+        method=lambda wildcards: typed(planned(wildcards).method),
+        data=lambda wildcards: BATCH.data[wildcards.data],
     shell:
-        "{sys.executable:q} -m cilkit.study {params.stage} {params.method:q} {params.data:q} "
-        "{params.runs:q} PRESET={wildcards.preset} SEED={wildcards.seed} 2>&1 | tee {log:q}"
+        JOB + "-m cilkit.study {params.stage} {params.method:q} DATA={params.data:q} "
+        "RUNS={BATCH.runs:q} PRESET={wildcards.preset} SEED={wildcards.seed}"
 
 
 rule notebook:
@@ -218,15 +229,17 @@ rule notebook:
         looked_at,
         notebook="notebooks/{notebook}.ipynb",
     output:
-        touch(DONE / "{notebook}"),
+        DONE / "{notebook}",
     log:  # not an output: Snakemake would delete the one that failed
-        EXECUTED / "{notebook}.ipynb",
+        text=LOGS / "{notebook}.txt",
+        executed=EXECUTED / "{notebook}.ipynb",
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        data=lambda wildcards: DATA[wildcards.data],
+        job="{notebook} ({data}, {preset}, seed {seed})",
+        data=lambda wildcards: BATCH.data[wildcards.data],
         seed=lambda wildcards: wildcards.seed,
     shell:
         PAPERMILL
@@ -235,25 +248,20 @@ rule notebook:
 rule results:  # once for all seeds
     input:
         SOURCES,
-        lambda wildcards: expand(
-            DONE / "{run}", data=wildcards.data, preset=wildcards.preset, seed=SEEDS, run=TRAININGS
-        ),
+        trained,
         notebook="notebooks/12_results.ipynb",
     output:
-        touch(RESULTS_DONE),
-        [  # update: those of the last time stay if this one fails
-            report(update(RESULTS / file), category="{data}, {preset}", labels={"result": file})
-            for file in ("table_II.csv", "table_III.csv", "claims.csv", "scores.csv")
-            + ("claim_margins.png", "confusion.png", "figure_4.png", "iou_by_class.png")
-        ],
+        RESULTS_DONE,
     log:
-        RESULTS / "12_results.ipynb",
+        text=RESULTS_LOG,
+        executed=RESULTS / "12_results.ipynb",
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        data=lambda wildcards: DATA[wildcards.data],
-        seed=SEEDS[0],
+        job="12_results ({data}, {preset})",
+        data=lambda wildcards: BATCH.data[wildcards.data],
+        seed=BATCH.seeds[0],
     shell:
         PAPERMILL

@@ -29,11 +29,13 @@ def parse(given: Sequence[str]) -> dict[str, str | int]:
 
 
 def several(name: str, given: object) -> list[str | int]:
-    """The items of a list as make takes it, such as "0,1,2"; whole numbers as numbers.
+    """The items of a list as make takes it, such as "0,1,2"; whole numbers of SEEDS as numbers.
 
     A ValueError if an item is empty, or there twice.
     """
-    items = [_plain(item.strip()) for item in str(given).split(",")]
+    items: list[str | int] = [item.strip() for item in str(given).split(",")]
+    if name == "SEEDS":
+        items = [_plain(item) for item in items]
     if "" in items:
         raise ValueError(f"{name} is {given!r}, with an empty item; wanted {name}=a,b")
     if twice := [item for item in items if items.count(item) > 1]:
