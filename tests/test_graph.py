@@ -17,8 +17,10 @@ import forked
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
+from stages import tiny_stages
 
 from cilkit.methods import METHODS
+from cilkit.study.batch import encoded
 
 pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves several tests
 
@@ -100,7 +102,10 @@ def planned(project: Path, *config: str, given: tuple[str, ...] = ()) -> dict[st
 
 
 def command(job: str) -> list[str]:
-    return shlex.split(re.search("^Shell command: (.*)$", job, re.MULTILINE)[1])
+    """Python and what the job has it run: without its name, its log and its stamp."""
+    python, *words = shlex.split(re.search("^Shell command: (.*)$", job, re.MULTILINE)[1])
+    assert words[:2] == ["-m", "cilkit.study.job"]
+    return [python, *words[5:]]
 
 
 def finish(project: Path) -> None:
@@ -175,6 +180,34 @@ def test_chosen_methods_are_trained_alone_with_the_notebooks_that_show_no_other(
     assert planned(project, f"METHODS={methods}").keys() == jobs
 
 
+def test_each_data_set_is_planned_from_its_own_split(project, tmp_path):
+    splits = {
+        "two": ["old", "new"],
+        "three": ["T1", "T2", "T3"],
+        "five": ["A", "B", "C", "D", "E"],
+        "twelve": [f"stage_{number}" for number in range(1, 13)],
+    }
+    folders = [str(tiny_stages(tmp_path / name, stages)) for name, stages in splits.items()]
+    batch = planned(project, f"DATA={','.join(folders)}", "PRESET=smoke")
+    wanted = set()
+    for name, (first, *later) in splits.items():
+        runs = {run.replace("_T2", "") for run in TRAININGS if run.endswith("_T2")}
+        runs = {first} | {f"{run}_{stage}" for run in runs for stage in later}
+        assert len(runs) == 1 + 9 * len(later)
+        wanted |= of_seed(runs | NOTEBOOKS, study=f"{name}/smoke")
+        wanted |= {f"{name}/data", f"{name}/smoke/results"}
+    assert batch.keys() == wanted
+    job = batch["twelve/smoke/seed0/CIL_stage_12"]
+    assert command(job)[3:5] == ["stage_12", "CIL"]
+    assert "twelve/smoke/seed0/done/CIL_stage_11" in job
+    assert command(batch["two/smoke/seed0/old"])[3:5] == ["old", "SS"]
+    # a stage of one data set is none of the other
+    foreign = str(project / "data" / "runs" / "two" / "smoke" / "seed0" / "done" / "CIL_B")
+    given = f"DATA={folders[0]},{folders[2]}"
+    status, said = done(project, "--cores", "1", foreign, config=(given, "PRESET=smoke"))
+    assert status != 0 and "unknown run of two 'CIL_B' (did you mean" in said
+
+
 # what is done again
 
 
@@ -245,6 +278,81 @@ def test_make_hands_on_what_was_given_and_nothing_else(make):
     assert "--config" not in make("--dry-run", "study").stdout
 
 
+@pytest.fixture
+def python(project, make) -> Path:
+    """In place of the project's Python: it writes down what make hands on, and does nothing."""
+    (project / ".venv" / "ready-to-test").touch()
+    fake = project / ".venv" / "bin" / "python"
+    fake.parent.mkdir()
+    report = 'printf "%s\\0" "$MALLOC_MMAP_THRESHOLD_" "$MALLOC_TRIM_THRESHOLD_" "$@" > said.bin'
+    fake.write_text(f"#!/bin/sh\n{report}\n")
+    fake.chmod(0o755)
+    return project / "said.bin"
+
+
+AWKWARD = [
+    *(
+        "2024_11_27",
+        "007",
+        "1e5",
+        "true",
+        "null",
+        "~x",
+        "a #b",
+        "a: b",
+        "{x}",
+        "",
+        "a ",
+        "-",
+        "é ü",
+    ),
+    *(
+        "it's",
+        '"quoted"',
+        "'quoted'",
+        "$HOME $$ $(x) ${x}",
+        "a\\nb",
+        "`x`",
+        "%20",
+        "a;b&c|d>e",
+        "*?[",
+    ),
+]
+
+
+def test_make_hands_on_each_value_as_it_was_typed(make, python):
+    for first, second in zip(AWKWARD[::2], AWKWARD[1::2], strict=True):
+        assert make("study", f"DATA={first}", f"RUNS={second}").returncode == 0
+        words = python.read_text(encoding="utf-8").split("\0")[2:-1]
+        assert words[words.index("--config") + 1 :] == [f"DATA={first}", f"RUNS={second}"]
+    assert "DATA has a line break in it" in make("study", "DATA=a\nb").stderr
+
+
+def test_what_make_starts_keeps_freed_memory_unless_the_user_says_otherwise(
+    make, python, monkeypatch
+):
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_", raising=False)
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    for target in ("study", "lab", "bench", "test"):
+        assert make(target).returncode == 0
+        assert python.read_text().split("\0")[:2] == ["1000000000", "2000000000"]
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "5")
+    make("bench")
+    assert python.read_text().split("\0")[:2] == ["1000000000", "5"]
+
+
+def test_root_may_open_the_lab_and_still_on_this_machine_alone(make, python, tmp_path, monkeypatch):
+    (tmp_path / "bin").mkdir()
+    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}")
+    for user, allowed in (("0", True), ("1000", False)):
+        (tmp_path / "bin" / "id").write_text(f"#!/bin/sh\necho {user}\n")
+        (tmp_path / "bin" / "id").chmod(0o755)
+        make("lab")
+        words = python.read_text().split("\0")
+        assert ("--allow-root" in words) == allowed
+        assert "--ip=127.0.0.1" in words and not any("token" in word for word in words)
+
+
 def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
     refused = make("--dry-run", "lab", "SED=1", "PRESET=smoke")
     known = "DATA PRESET SEED SEEDS METHODS RUNS PROFILE FIGURES PYTHON"
@@ -307,13 +415,13 @@ def smoke(data: Path) -> tuple[str, str]:
     return f"DATA={data}", "PRESET=smoke"
 
 
-def stamp(project: Path, job: str) -> str:
-    return str(project / "data" / "runs" / "toys" / "smoke" / "seed0" / "done" / job)
+def stamp(project: Path, job: str, runs: str | Path = "data/runs") -> str:
+    return str(project / runs / "toys" / "smoke" / "seed0" / "done" / job)
 
 
-def opened(project: Path) -> Path:
+def opened(project: Path, runs: str | Path = "data/runs") -> Path:
     """The project, with its data looked at: that job would import torch for nothing."""
-    looked_at = project / "data" / "runs" / "toys" / "done" / "data"
+    looked_at = project / runs / "toys" / "done" / "data"
     looked_at.parent.mkdir(parents=True)
     looked_at.touch()
     return project
@@ -350,8 +458,17 @@ def test_on_slurm_each_training_asks_for_a_gpu_and_each_job_for_memory_and_time(
 @needs_plugin("cluster-generic")
 @pytest.mark.skipif(os.name == "nt", reason="the submitter of the tests starts its jobs with sh")
 def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
-    with_notebooks(opened(project), _02_erfnet="print('shown')")  # it waits for T1
-    script = f"{shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tests' / 'submitter.py'))}"
+    runs = tmp_path / "runs of 'é' #1 $HOME \\n \"x\"" / "2024_11_27"  # text stays text there, too
+    data = tmp_path / "it's $HOME"
+    data.symlink_to(toys)
+    asked = [encoded(word) for word in (f"DATA={data}", f"RUNS={runs}", "PRESET=smoke")]
+    shown = "import os\nprint([os.environ[f'MALLOC_{n}_THRESHOLD_'] for n in ('MMAP', 'TRIM')])"
+    with_notebooks(opened(project, runs), _02_erfnet=shown)  # it waits for T1
+    wanted = stamp(project, "02_erfnet", runs)
+    plain = "env -u MALLOC_MMAP_THRESHOLD_ -u MALLOC_TRIM_THRESHOLD_"  # a node knows of neither
+    script = (
+        f"{plain} {shlex.quote(sys.executable)} {shlex.quote(str(ROOT / 'tests' / 'submitter.py'))}"
+    )
     jobs = tmp_path / "jobs of the cluster"
     submitter = f"{script} {shlex.quote(str(jobs))}"
     status, said = done(
@@ -361,17 +478,23 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
         *("--set-threads", "train=1"),  # on a busy machine, a second one costs more than it gains
         *("--cluster-generic-submit-cmd", f"{submitter} submit"),
         *("--cluster-generic-status-cmd", f"{submitter} status"),
-        stamp(project, "02_erfnet"),
-        config=smoke(toys),
+        wanted,
+        config=tuple(asked),
     )
     assert status == 0, said
-    assert Path(stamp(project, "02_erfnet")).is_file()
+    assert Path(wanted).is_file()
     assert {file.name: file.read_text() for file in jobs.glob("*.status")} == {
         "1.status": "0\n",
         "2.status": "0\n",
     }
+    seed = runs / "toys" / "smoke" / "seed0"
     trained = "T1:"  # how the bar of a training begins
-    assert trained in (jobs / "1.out").read_text() and trained not in said
+    assert trained in (seed / "logs" / "T1.txt").read_text(encoding="utf-8")
+    assert trained not in said and trained not in (jobs / "1.out").read_text()
+    for job, name in (("1", "T1"), ("2", "02_erfnet")):
+        assert f"{name} (toys, smoke, seed 0) is done" in (jobs / f"{job}.out").read_text()
+    executed = (seed / "notebooks" / "02_erfnet.ipynb").read_text(encoding="utf-8")
+    assert "['1000000000', '2000000000']" in executed
 
 
 def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys):
@@ -383,12 +506,44 @@ def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys)
     executed = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "notebooks"
     ending = said[said.index("These jobs did not finish") :]
     assert str(executed / "03_losses.ipynb") in ending and "00_start_here" not in ending
+    # the console names what begins, ends or fails; what papermill and kernels say is in the logs
+    log, job = executed.parent / "logs" / "03_losses.txt", "03_losses (toys, smoke, seed 0)"
+    assert f"\n{job} FAILED: ZeroDivisionError: division by zero (log: {log})\n" in said
+    assert "\n00_start_here (toys, smoke, seed 0) begins\n" in said
+    assert "\n00_start_here (toys, smoke, seed 0) is done\n" in said and "1 of 2 steps" in said
+    assert "Executing" in log.read_text() and "Executing" not in said and "IPKernelApp" not in said
     cells = nbformat.read(executed / "03_losses.ipynb", as_version=4).cells
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
     assert error.ename == "ZeroDivisionError"
     with_notebooks(project, _03_losses="print('mended')")
     status, said = done(project, *LOCAL, *jobs, config=smoke(toys))
     assert status == 0 and Path(jobs[0]).exists() and "00_start_here" not in said
+
+
+def test_results_are_what_the_notebook_makes_and_those_of_an_earlier_study_stay(project, toys):
+    opened(project)
+    study = project / "data" / "runs" / "toys" / "smoke"
+    for run in ("T1", "SS_T2", "SS_T3"):  # as if they had been trained
+        (study / "seed0" / "done").mkdir(parents=True, exist_ok=True)
+        Path(stamp(project, run)).touch()
+    earlier, made = study / "results" / "confusion.png", study / "results" / "scores.csv"
+    earlier.parent.mkdir()
+    earlier.write_bytes(b"of all methods")
+    source = f"import pathlib\npathlib.Path({str(made)!r}).write_text('miou\\n9')"
+    with_notebooks(project, _12_results=source)
+    wanted, config = str(study / "results" / "done"), (*smoke(toys), "METHODS=SS")
+    status, said = done(project, *LOCAL, wanted, config=config)
+    assert status == 0, said
+    assert made.is_file() and earlier.read_bytes() == b"of all methods"
+    with_notebooks(project, _12_results=f"{source}\n1 / 0")
+    status, said = done(project, *LOCAL, wanted, config=config)
+    assert status != 0 and "12_results (toys, smoke) FAILED: ZeroDivisionError" in said
+    assert made.is_file() and earlier.read_bytes() == b"of all methods"
+    assert (study / "results" / "12_results.ipynb").is_file()  # with the error in it
+    status, said = done(project, "--report", "report.html", config=config)
+    assert status == 0, said
+    report = (project / "report.html").read_text(encoding="utf-8")
+    assert all(name in report for name in ("scores.csv", "confusion.png", "toys, smoke"))
 
 
 @pytest.fixture(scope="module")
@@ -428,6 +583,7 @@ def test_runs_of_another_version_are_set_aside_and_made_anew(killed, toys, tmp_p
     for done_before in (project / "data" / "runs" / "toys").rglob("done/*"):
         os.utime(done_before, (0, time.time() - 60))  # Snakemake compares whole seconds
     status, said = done(project, *LOCAL, stamp(project, "T1"), config=smoke(toys))
-    assert status == 0 and "T1 was trained with other code: training again." in said
     seed = project / "data" / "runs" / "toys" / "smoke" / "seed0"
+    log = (seed / "logs" / "T1.txt").read_text(encoding="utf-8")
+    assert status == 0 and "T1 was trained with other code: training again." in log
     assert (seed / "superseded" / "T1-1").is_dir() and (seed / "T1").is_dir()

@@ -2,6 +2,7 @@ from collections import namedtuple
 from types import SimpleNamespace
 
 import pytest
+from stages import tiny_stages
 
 from cilkit.study import machine
 from cilkit.study.machine import check, in_words, time_presets
@@ -125,6 +126,39 @@ def test_a_preset_is_really_timed(study, monkeypatch):
     table = time_presets(study)
     assert table.loc["smoke", "a step [ms]"] > 0 and table.loc["smoke", "T1"].endswith(" s")
     assert not study.folder.exists()  # nothing is kept
+
+
+@pytest.mark.parametrize(
+    ("stages", "runs", "images"),
+    # of each later stage k SS sees 3k images, seven methods and the second teacher 3
+    [("A", 1, 3), ("A B", 10, 33), ("A B C D E", 37, 141), (" ".join("ABCDEFGHIJKL"), 100, 498)],
+)
+def test_time_and_disk_are_those_of_the_plan_of_any_split(
+    stages, runs, images, tmp_path, monkeypatch
+):
+    def fit(images, config):
+        return None, machine.pd.DataFrame({"seconds": [99.0, 100.0 * (len(images) // 2)]})
+
+    def fit_stage(method, images, stage, teacher, config):
+        return fit(images, config)
+
+    monkeypatch.setattr(machine, "fit", fit)
+    monkeypatch.setattr(machine, "fit_stage", fit_stage)
+    monkeypatch.setattr(machine, "PRESETS", {"quick": PRESETS["quick"]})
+    monkeypatch.setattr(machine, "RUN", 10**12)
+    study = Study(tiny_stages(tmp_path / "own", stages.split(), images=3), tmp_path, "quick")
+    table = time_presets(study)
+    assert list(table.columns) == ["a step [ms]", "A", "all trainings"]
+    assert table.loc["quick", "A"] == in_words(3 // 2 * 8 * 100)
+    assert table.loc["quick", "all trainings"] == in_words(images // 2 * 8 * 100)
+    assert check(study).loc["disk", "here"].endswith(f"about {1000 * runs}.0 GB wanted")
+
+
+def test_too_few_images_for_a_batch_are_said_in_the_table(tmp_path):
+    study = Study(tiny_stages(tmp_path / "own", ["A", "B"], images=1), tmp_path, "quick")
+    table = time_presets(study)
+    assert (table["a step [ms]"] == "–").all()
+    assert (table["all trainings"] == "too few images for a batch").all()
 
 
 @pytest.mark.parametrize(

@@ -18,11 +18,8 @@ def main(name: str, log: str, stamp: str, *arguments: str) -> int:
     """
     print(f"{name} begins", flush=True)
     with open(log, "wb") as file:
-        process = subprocess.Popen(
-            [sys.executable, *arguments], stdout=file, stderr=subprocess.STDOUT
-        )
-        signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for the training, which ends
-        status = process.wait()
+        command = [sys.executable, *arguments]
+        status = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT)
     if status > 0:
         print(f"{name} FAILED: {last_line(Path(log))} (log: {log})", flush=True)
     elif status < 0:
@@ -41,4 +38,5 @@ def last_line(log: Path) -> str:
 
 
 if __name__ == "__main__":
+    signal.signal(signal.SIGINT, lambda *_: None)  # Ctrl-C is for what it runs, which ends by it
     sys.exit(main(*sys.argv[1:]))

@@ -13,12 +13,13 @@ from packaging.requirements import Requirement
 
 from cilkit.files import GUIDE, IS_CLONE, ROOT
 from cilkit.limits import free_memory, usable_cores
-from cilkit.methods import METHODS
+from cilkit.methods import CIL
 from cilkit.networks.erfnet import ERFNet
+from cilkit.study.plan import PlannedRun, plan
 from cilkit.study.study import Study
 from cilkit.training.config import PRESETS, TrainConfig
 from cilkit.training.evaluation import make_fabric, used_precision
-from cilkit.training.stage import fit_stage
+from cilkit.training.stage import fit, fit_stage
 
 MEMORY = (
     2500  # bytes a pixel of a batch, with a teacher (tensors took 1070 in bf16, 2070 in float32)
@@ -44,30 +45,39 @@ def check(study: Study) -> pd.DataFrame:
 def time_presets(study: Study) -> pd.DataFrame:
     """How long each preset takes here, from ten steps of CIL in the second stage of the study.
 
-    Columns: ms for a step; how long for stage T1, and for all trainings of Tables II and III.
+    Columns: ms for a step; how long for the first stage, and for all trainings of the plan. With a
+    single stage the steps are those of its training.
     """
     rows = {}
+    first, *later = [_trained_images(study, run) for run in plan(study.split)]
     for name, config in PRESETS.items():
         step = _seconds_of_a_step(study, config)
-        images = [len(study.data.images(stage)) for stage in study.split.stages]
-        later = len(METHODS) + 1  # trainings on each later stage alone, with LWM's second teachers
-        single = sum(sum(images[:k]) for k in range(2, len(images) + 1))
-        steps = [images[0], images[0] + later * sum(images[1:]) + single]
-        spans = [n // config.batch * config.epochs * step for n in steps]
-        rows[name] = [round(1000 * step), *map(in_words, spans)]
-    return pd.DataFrame.from_dict(rows, "index", columns=["a step [ms]", "T1", "all trainings"])
+        spans = [n // config.batch * config.epochs * step for n in (first, first + sum(later))]
+        shown = round(1000 * step) if step == step else "–"  # NaN: too few images
+        rows[name] = [shown, *map(in_words, spans)]
+    columns = ["a step [ms]", study.split.stages[0].name, "all trainings"]
+    return pd.DataFrame.from_dict(rows, "index", columns=columns)
+
+
+def _trained_images(study: Study, run: PlannedRun) -> int:
+    """How many images an epoch of a training goes through."""
+    earlier = study.split.earlier(run.stage) if run.method.images == "all" else ()
+    return sum(len(study.data.images(stage)) for stage in (*earlier, run.stage))
 
 
 def _seconds_of_a_step(study: Study, config: TrainConfig) -> float:
     """The second of two short epochs: the first one decodes, and prepares the processor."""
-    stage = study.split.stages[1]
+    stage = study.split.stages[:2][-1]
     images = study.data.stage(stage.name, "new", config.height)
     config = replace(config, epochs=2, encoder_weights=None, workers=0)
     images = images.subset(range(min(len(images), STEPS * config.batch)))
     if len(images) < config.batch:
         return float("nan")
-    teacher = ERFNet(stage.old.stop, normalise=config.normalise)
-    _, history = fit_stage(METHODS["CIL"], images, stage, teacher, config)
+    if stage.number == 1:
+        _, history = fit(images, config)
+    else:
+        teacher = ERFNet(stage.old.stop, normalise=config.normalise)
+        _, history = fit_stage(CIL, images, stage, teacher, config)
     return history["seconds"].iloc[-1] / (len(images) // config.batch)
 
 
@@ -142,10 +152,8 @@ def _shared_memory(study: Study) -> list[tuple[str, str, str]]:
 def _disk(study: Study) -> tuple[str, str, str]:
     there = next(path for path in (study.folder, *study.folder.parents) if path.exists())
     free = shutil.disk_usage(there).free
-    stages = len(study.split.stages)
-    runs = 1 + (len(METHODS) + 2) * (stages - 1)
     images = study.data.stage(study.split.stages[0].name, height=study.config.height)
-    need = RUN * runs + images.cache_size()
+    need = RUN * len(plan(study.split)) + images.cache_size()
     here = f"{free / 1e9:.1f} GB free, about {need / 1e9:.1f} GB wanted"
     todo = f"make room, name another disk in RUNS, or set CILKIT_CACHE=off ({GUIDE})"
     return "disk", here, todo if free < need else ""
