@@ -2,9 +2,10 @@
 
     make study SEEDS=0,1,2 DATA=toyscapes,path/to/camvid METHODS=CIL,LWOF
 
-A job is done when its stamp is there; the trainings themselves are kept by cilkit.runs, so a job
-that is done again loads every run that still matches. Where the jobs run is not said here but in
-a profile (data/profiles/README.md).
+A job is done when its stamp is there; the trainings themselves are kept by cilkit.study.runs, so a
+job that is done again loads every run that still matches. What was asked for is read by
+cilkit.study.batch, and what a job says by cilkit.study.job. Where the jobs run is not said here
+but in a profile (data/profiles/README.md).
 """
 
 import os

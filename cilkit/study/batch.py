@@ -14,6 +14,7 @@ from itertools import combinations
 from urllib.parse import quote, unquote
 
 from cilkit.checks import check_path, check_seed, unknown
+from cilkit.classes import Split
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
 from cilkit.methods import METHODS, SS, Method
@@ -106,7 +107,7 @@ def _joined(given: str) -> Iterator[str]:
             yield ",".join(items[start:stop]).strip()
 
 
-def _split(data: str):
+def _split(data: str) -> Split:
     """The split of a data set; what is not drawn yet has that of Cityscapes."""
     return load_split("cityscapes") if data == "toyscapes" else open_data(data).split
 
@@ -126,7 +127,7 @@ def _text(name: str, value: object) -> str:
 
 
 def _check_wildcard(name: str, value: str, way_out: str) -> None:
-    """A ValueError if a part of the jobs' file names would look like one of Snakemake's wildcards."""
+    """A ValueError if a part of the jobs' file names would look like a wildcard of Snakemake."""
     if braces := [sign for sign in value if sign in "{}"]:
         raise ValueError(
             f"{name}: {value!r} gives files their names, and Snakemake reads {braces[0]!r} there "
