@@ -20,17 +20,23 @@ def main(name: str, log: str, stamp: str, *arguments: str) -> int:
     with open(log, "wb") as file:
         command = [sys.executable, *arguments]
         status = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT)
-    if status > 0:
-        print(f"{name} FAILED: {last_line(Path(log))} (log: {log})", flush=True)
-    elif status < 0:
-        print(f"{name} FAILED: it was ended by signal {-status} (log: {log})", flush=True)
-    else:
+    if status == 0:
         Path(stamp).touch()
         print(f"{name} is done", flush=True)
+    else:
+        print(f"{name} {_ending(status, Path(log))} (log: {log})", flush=True)
     return abs(status)
 
 
-def last_line(log: Path) -> str:
+def _ending(status: int, log: Path) -> str:
+    """How a job ended that is not done: by Ctrl-C, another signal, or an error."""
+    line = _last_line(log)
+    if status == -signal.SIGINT or line == "KeyboardInterrupt":
+        return "was stopped"
+    return f"FAILED: {line}" if status > 0 else f"FAILED: it was ended by signal {-status}"
+
+
+def _last_line(log: Path) -> str:
     """The last line of a log that is not blank, where errors name themselves."""
     text = log.read_bytes()[-TAIL:].decode(errors="replace")
     lines = [line.strip() for line in text.splitlines()]  # also at the \r of progress bars
