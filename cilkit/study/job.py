@@ -1,6 +1,8 @@
 """A job of `make study`: what Python says goes to a log, and the console gets whole lines.
 
-python -m cilkit.study.job "CIL_T2 (seed 0)" logs/CIL_T2.txt done/CIL_T2 -m cilkit.study T2 CIL
+    python -m cilkit.study.job "CIL_T2 (seed 0)" logs/CIL_T2.txt done/CIL_T2 -m cilkit.study T2 CIL
+
+is `python -m cilkit.study T2 CIL` with its log, and with the stamp by which the graph sees its end.
 """
 
 import signal
