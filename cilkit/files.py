@@ -1,6 +1,7 @@
 """Where the kit's files lie, how one is written to the disk, and how a run is set aside."""
 
 import os
+import uuid
 from importlib import resources
 from pathlib import Path
 
@@ -38,6 +39,16 @@ def write(file: Path, content: bytes) -> None:
             f"{file} could not be written ({error}). Make room on the disk, or choose RUNS where "
             "you may write; then run this again: what was finished is kept"
         ) from error
+
+
+def write_atomic(file: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it: it is there whole, or as it was before."""
+    unfinished = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> Path:

@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit.data import scenes as datasets
 from cilkit.data import store as cache
 from cilkit.data.augmentation import Augmentation, Augmented
-from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
-from cilkit.data.store import cache_folder, fill, read
+from cilkit.data.store import DecodedImages, cache_folder, fill, read
 from cilkit.files import RESOURCES, ROOT
 
 STAMP = {"source": "1"}
@@ -27,8 +25,8 @@ STAMP = {"source": "1"}
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
     """The cache folder of a test in which every image counts as large and none fits in memory."""
-    monkeypatch.setattr("cilkit.data.images.DISK_CACHE_ABOVE", 0)
-    monkeypatch.setattr("cilkit.data.images.IN_MEMORY", 0)
+    monkeypatch.setattr("cilkit.data.store.DISK_CACHE_ABOVE", 0)
+    monkeypatch.setattr("cilkit.data.store.IN_MEMORY", 0)
     monkeypatch.setenv("CILKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -37,13 +35,13 @@ def kept(tmp_path, monkeypatch) -> Path:
 def decoded(monkeypatch) -> list[str]:
     """The names of the images that were decoded."""
     names = []
-    real = datasets.LabelledImages._decode
+    real = DecodedImages._decode
 
     def decode(self, sample, *rest, **options):
         names.append(sample.image.name)
         return real(self, sample, *rest, **options)
 
-    monkeypatch.setattr(LabelledImages, "_decode", decode)
+    monkeypatch.setattr(DecodedImages, "_decode", decode)
     return names
 
 
@@ -94,7 +92,7 @@ def test_native_labels_come_from_the_cache_too(folder, kept, monkeypatch):
     def read_label_ids(path, split):
         raise AssertionError(f"{path} is decoded again")
 
-    monkeypatch.setattr("cilkit.data.images.read_label_ids", read_label_ids)
+    monkeypatch.setattr("cilkit.data.store.read_label_ids", read_label_ids)
     assert {tuple(part.shape) for part in items(images)} == shapes
     small = open_data(folder).test_set("T2", 16, native_labels=False)
     with pytest.raises(AssertionError, match="is decoded again"):

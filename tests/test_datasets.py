@@ -10,8 +10,9 @@ from torch.utils.data import DataLoader
 
 from cilkit.classes import VOID
 from cilkit.data import scenes as datasets
-from cilkit.data.images import network_size, read_label_ids
+from cilkit.data.png import read_label_ids
 from cilkit.data.scenes import open_data
+from cilkit.data.store import network_size
 from cilkit.files import ROOT, resolve
 from cilkit.splits import load_split
 
@@ -191,7 +192,7 @@ def test_an_image_is_decoded_once_and_kept(folder):
 def test_a_data_set_beyond_the_memory_limit_is_read_anew(folder, monkeypatch):
     data = open_data(folder).stage("T1")
     each = 4 * 32 * 64  # bytes of three colours and a label
-    monkeypatch.setattr("cilkit.data.images.IN_MEMORY", len(data) * each - 1)
+    monkeypatch.setattr("cilkit.data.store.IN_MEMORY", len(data) * each - 1)
     assert data[0][0].shape == (3, 32, 64)
     shutil.rmtree(folder)
     with pytest.raises(ValueError, match="cannot be read"):

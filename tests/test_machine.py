@@ -81,7 +81,7 @@ def test_too_little_shared_memory_is_said_where_worker_processes_need_it(study, 
 
 def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
     before = check(study).loc["disk", "here"]
-    monkeypatch.setattr("cilkit.data.images.DISK_CACHE_ABOVE", 0)
+    monkeypatch.setattr("cilkit.data.store.DISK_CACHE_ABOVE", 0)
     images = study.data.stage("T1", height=32)
     files = len(study.data.train) + len(study.data.test)
     assert images.cache_size() == files * 4 * 32 * 64
