@@ -13,9 +13,15 @@ GUIDE = "data/README.md" if IS_CLONE else "data/README.md in the repository of c
 
 
 def _project_folder() -> Path:
-    """What CILKIT_HOME names; else the clone that this package lies in, or the current folder."""
+    """What CILKIT_HOME names; else the clone that this package lies in, or the current folder.
+
+    A ValueError if CILKIT_HOME names a file.
+    """
     if setting := os.environ.get(HOME_SETTING):
-        return Path(setting).expanduser().resolve()
+        folder = Path(setting).expanduser().resolve()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{HOME_SETTING} is {setting!r}, which is a file; wanted a folder")
+        return folder
     return ABOVE if IS_CLONE else Path.cwd()
 
 

@@ -11,7 +11,7 @@ from cilkit.classes import Split
 NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".webp")
-CITYSCAPES_ZIPS = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip there"
+CITYSCAPES_ZIPS = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
 TRAIN_IDS = "_labelTrainIds.png"  # of Cityscapes: the classes numbered from 0 to 18
 OTHER_CAMVID = (  # folders of other releases of CamVid
     *("701_StillsRaw_full", "LabeledApproved_full"),
@@ -69,14 +69,10 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
     for folder in (images, labels):
         if not folder.is_dir():
             advice = _moved(root, folder.parent) or _archives(root)
+            advice = f"; {advice}" if advice else f". Unpack {CITYSCAPES_ZIPS} there"
             raise FileNotFoundError(
-                f"city {city!r} not found: no folder {folder}"
-                + (
-                    f"; {advice}"
-                    if advice
-                    else f". Unpack {CITYSCAPES_ZIPS} there (data/README.md)"
-                )
-                + f", or set DATA = 'toyscapes'{_others(folder)}"
+                f"city {city!r} not found: no folder {folder}{advice} (data/README.md), or set "
+                f"DATA = 'toyscapes'{_others(folder)}"
             )
     endings = "_leftImg8bit.png", "_gtFine_labelIds.png"
     return _pairs(images, labels, endings, lambda file: city)
@@ -181,13 +177,15 @@ def _entries(folder: Path) -> list[Path]:
 
 
 def _nested(root: Path) -> str:
-    """For folders of a data set that lie deeper, such as in a folder called like its zip."""
+    """For folders of a data set that lie deeper, in a folder called like their zip, or higher."""
     for layout in LAYOUTS.values():
+        if root.name in layout.folders and (root.parent / layout.folders[0]).is_dir():
+            return f"it is a part of a data set: set DATA to {root.parent}"
         found = {name: deeper[0] for name in layout.folders if (deeper := _deeper(root, name))}
         if layout.folders[0] in found:
-            parents = {folder.parent for folder in found.values()}
-            if len(parents) == 1:
-                return f"they lie deeper: set DATA to {parents.pop()}"
+            inner = found[layout.folders[0]].parent
+            if all((inner / name).is_dir() for name in layout.folders):
+                return f"they lie deeper: set DATA to {inner}"
             return " and ".join(f"move {found[name]} to {root / name}" for name in found)
     return _archives(root)
 
