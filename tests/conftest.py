@@ -166,6 +166,16 @@ def camvid() -> Path:
     return CAMVID
 
 
+def first_label(folder: Path, city: str = "aachen") -> Path:
+    """The first label file of a city in a tiny Cityscapes."""
+    return next((folder / "gtFine" / "train" / city).iterdir())
+
+
+def first_image(folder: Path, city: str = "aachen") -> Path:
+    """The first image file of a city in a tiny Cityscapes."""
+    return next((folder / "leftImg8bit" / "train" / city).iterdir())
+
+
 def _files_of_the_project() -> set[tuple[Path, int]]:
     """All files but those of tools, with the time of the last change where a user's work lies."""
     found = set()
