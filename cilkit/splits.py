@@ -2,14 +2,30 @@
 
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.checks import nearest, unknown
 from cilkit.classes import UNLISTED_ID, LabelClass, Split, Stage
-from cilkit.data.layouts import LAYOUTS
 from cilkit.files import RESOURCES
 
 SPLITS = RESOURCES / "splits"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in its folder; its reader is in `cilkit.data.layouts`."""
+
+    folders: tuple[str, ...]  # in the folder of the data set; the first one tells the layout
+    city_is_folder: bool  # else a sequence, of which some frames may be for the test
+
+
+LAYOUTS = {  # a folder without a split file of its own uses that of the name of its layout
+    "cityscapes": Layout(("leftImg8bit", "gtFine"), city_is_folder=True),
+    "camvid": Layout(
+        ("trainannot", "train", "valannot", "val", "testannot", "test"), city_is_folder=False
+    ),
+}
 FIELDS = (  # of a split file
     *("name", "layout", "void", "classes", "stages"),
     *("test", "held_back", "images", "parts", "absent"),

@@ -3,9 +3,9 @@ import shutil
 import pytest
 from conftest import first_image, first_label
 
-from cilkit.data.layouts import LAYOUTS
+from cilkit.data.layouts import READERS
 from cilkit.data.scenes import open_data
-from cilkit.splits import load_split
+from cilkit.splits import LAYOUTS, load_split
 
 
 def test_a_folder_of_neither_layout_is_answered_with_what_is_in_it(tmp_path):
@@ -269,5 +269,6 @@ def test_a_camvid_of_which_one_folder_has_another_name_is_told_so(camvid_folder)
     assert "found val_labels: this is another release of CamVid" in refused(camvid_folder)
 
 
-def test_every_layout_has_a_split_of_its_name():
+def test_every_layout_has_a_reader_and_a_split_of_its_name():
+    assert READERS.keys() == LAYOUTS.keys()
     assert [load_split(name).layout for name in LAYOUTS] == list(LAYOUTS)

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.classes import Split
+from cilkit.splits import LAYOUTS
 
 # what a download brings that is no data, beside all names that begin with a dot
 NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
@@ -31,21 +32,11 @@ class Sample:
 Samples = tuple[Sample, ...]
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a data set lies in its folder."""
-
-    name: str  # also that of the split file for a folder that has none of its own
-    folders: tuple[str, ...]  # in the folder of the data set; the first one tells the layout
-    read: Callable[[Path, Split], tuple[Samples, ...]]  # training, test (and held-back) images
-    city_is_folder: bool  # else a sequence, of which some frames may be for the test
-
-
-def find_layout(root: Path) -> Layout:
+def find_layout(root: Path) -> str:
     """The layout of a folder; a FileNotFoundError says what was found instead, and what to do."""
-    for layout in LAYOUTS.values():
+    for name, layout in LAYOUTS.items():
         if (root / layout.folders[0]).is_dir():
-            return layout
+            return name
     found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
     advice = _nested(root) or _other_release(root) or f"found {found}. See data/README.md"
     raise FileNotFoundError(
@@ -114,14 +105,8 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
     return _pairs(images, labels, (".png", ".png"), lambda file: file.name.split("_")[0])
 
 
-CAMVID = ("trainannot", "train", "valannot", "val", "testannot", "test")
-LAYOUTS = {  # a new layout is an entry here and a split file of its name
-    layout.name: layout
-    for layout in (
-        Layout("cityscapes", ("leftImg8bit", "gtFine"), _read_cityscapes, city_is_folder=True),
-        Layout("camvid", CAMVID, _read_camvid, city_is_folder=False),
-    )
-}
+# of each layout in cilkit.splits: (root, split) -> training, test (and held-back) images
+READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
 
 
 def _pairs(

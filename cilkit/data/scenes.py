@@ -9,7 +9,7 @@ from typing import Literal
 from cilkit.checks import check_path, nearest
 from cilkit.classes import Split, Stage
 from cilkit.data.images import LabelledImages, evenly_spaced
-from cilkit.data.layouts import LAYOUTS, Sample, find_layout
+from cilkit.data.layouts import READERS, Sample, find_layout
 from cilkit.data.png import unreadable
 from cilkit.data.store import DecodedImages
 from cilkit.files import GUIDE, ROOT, resolve
@@ -147,5 +147,5 @@ def _open_folder(root: Path) -> StreetScenes:
             f"relative path starts at {ROOT}"
         )
     own = root / "split.toml"
-    split = load_split(own if own.is_file() else find_layout(root).name)
-    return StreetScenes(root.name.lower(), root, split, *LAYOUTS[split.layout].read(root, split))
+    split = load_split(own if own.is_file() else find_layout(root))
+    return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))
