@@ -1,7 +1,6 @@
 """Whether the labels show each class, asked before anything is trained on them."""
 
 import json
-import os
 from collections.abc import Collection
 from concurrent.futures import ThreadPoolExecutor
 from functools import cache
@@ -12,6 +11,7 @@ from tqdm import tqdm
 from cilkit.classes import LabelClass, Split
 from cilkit.data.png import check_ids, ids_in, unreadable
 from cilkit.data.scenes import StreetScenes
+from cilkit.limits import usable_cores
 from cilkit.splits import SPLITS
 
 
@@ -41,7 +41,7 @@ def check_labels(data: StreetScenes) -> None:
 
 
 def _read_all(files: Collection[Path]) -> list[tuple[int, ...]]:
-    pool = ThreadPoolExecutor(os.cpu_count())  # decoding leaves the interpreter free
+    pool = ThreadPoolExecutor(usable_cores())  # decoding leaves the interpreter free
     try:
         shown = {"leave": False, "delay": 2, "mininterval": 1}
         return list(tqdm(pool.map(_ids, files), "labels", len(files), **shown))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.classes import Split
+from cilkit.files import GUIDE
 from cilkit.splits import LAYOUTS
 
 # what a download brings that is no data, beside all names that begin with a dot
@@ -38,7 +39,7 @@ def find_layout(root: Path) -> str:
         if (root / layout.folders[0]).is_dir():
             return name
     found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
-    advice = _nested(root) or _other_release(root) or f"found {found}. See data/README.md"
+    advice = _nested(root) or _other_release(root) or f"found {found}. See {GUIDE}"
     raise FileNotFoundError(
         f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); {advice}, or set "
         "DATA = 'toyscapes' to run without it"
@@ -62,7 +63,7 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
             advice = _moved(root, folder.parent) or _archives(root)
             advice = f"; {advice}" if advice else f". Unpack {CITYSCAPES_ZIPS} there"
             raise FileNotFoundError(
-                f"city {city!r} not found: no folder {folder}{advice} (data/README.md), or set "
+                f"city {city!r} not found: no folder {folder}{advice} ({GUIDE}), or set "
                 f"DATA = 'toyscapes'{_others(folder)}"
             )
     endings = "_leftImg8bit.png", "_gtFine_labelIds.png"
@@ -100,7 +101,7 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
             advice = _moved(root, folder) or _other_release(root) or _archives(root)
             raise FileNotFoundError(
                 f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
-                f"testannot; {advice or 'see data/README.md'}"
+                f"testannot; {advice or f'see {GUIDE}'}"
             )
     return _pairs(images, labels, (".png", ".png"), lambda file: file.name.split("_")[0])
 
@@ -115,7 +116,7 @@ def _pairs(
     """Each image of a folder with its label, which differs from it in the ending alone."""
     image_of, label_of = _files(images, endings[0]), _files(labels, endings[1])
     if not image_of:
-        advice = _instead(images, endings[0]) or "unpack the data set there (data/README.md)"
+        advice = _instead(images, endings[0]) or f"unpack the data set there ({GUIDE})"
         raise FileNotFoundError(f"no images in {images}; {advice}")
     for kind, have, wanted, other, folder, ending in (
         ("image", image_of, "label", label_of, labels, endings[1]),
@@ -205,7 +206,7 @@ def _other_release(root: Path) -> str:
         return ""
     return (
         f"found {', '.join(names)}: this is another release of CamVid, most often with colours for "
-        "labels. Get the 11-class release (data/README.md); or, if these labels hold one id a "
+        f"labels. Get the 11-class release ({GUIDE}); or, if these labels hold one id a "
         "pixel, rename the folders to trainannot, valannot and testannot, and list the ids in a "
         "split.toml"
     )
@@ -219,7 +220,7 @@ def _instead(folder: Path, ending: str) -> str:
         if counts[suffix]:
             return (
                 f"found {counts[suffix]} {suffix} files, and the kit reads PNG alone; save them as "
-                "PNG (data/README.md shows how)"
+                f"PNG ({GUIDE} shows how)"
             )
     if not names or any(name.lower().endswith(ending.lower()) for name in names):
         return ""
