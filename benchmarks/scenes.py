@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from cilkit.classes import Stage
-from cilkit.data.images import LabelledImages, Sample
+from cilkit.data.images import LabelledImages
+from cilkit.data.layouts import Sample
 from cilkit.networks.erfnet import ERFNet
 from cilkit.splits import load_split
 from cilkit.toyscapes.scene import draw_scene
@@ -29,7 +30,7 @@ def as_if_large() -> Iterator[Path]:
     """
     with (
         TemporaryDirectory() as name,
-        patch.multiple("cilkit.data.images", IN_MEMORY=0, DISK_CACHE_ABOVE=0),
+        patch.multiple("cilkit.data.store", IN_MEMORY=0, DISK_CACHE_ABOVE=0),
         patch.dict(os.environ, {"CILKIT_CACHE": str(Path(name) / "cache")}),
     ):
         yield Path(name)

@@ -12,7 +12,8 @@ from torchvision.transforms import v2
 
 from cilkit.classes import VOID
 from cilkit.data.augmentation import Augmentation
-from cilkit.data.images import LabelledImages, network_size
+from cilkit.data.images import LabelledImages
+from cilkit.data.store import network_size
 
 
 def bare_step(

@@ -60,6 +60,7 @@ class Split:
     held_back: tuple[str, ...] = ()
     images: tuple[tuple[str, int], ...] = ()  # (city, images) in the full data set, if known
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
+    absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`, such as "T2"."""

@@ -1,6 +1,7 @@
 """Where the kit's files lie, how one is written to the disk, and how a run is set aside."""
 
 import os
+import uuid
 from importlib import resources
 from pathlib import Path
 
@@ -12,9 +13,15 @@ GUIDE = "data/README.md" if IS_CLONE else "data/README.md in the repository of c
 
 
 def _project_folder() -> Path:
-    """What CILKIT_HOME names; else the clone that this package lies in, or the current folder."""
+    """What CILKIT_HOME names; else the clone that this package lies in, or the current folder.
+
+    A ValueError if CILKIT_HOME names a file.
+    """
     if setting := os.environ.get(HOME_SETTING):
-        return Path(setting).expanduser().resolve()
+        folder = Path(setting).expanduser().resolve()
+        if folder.exists() and not folder.is_dir():
+            raise ValueError(f"{HOME_SETTING} is {setting!r}, which is a file; wanted a folder")
+        return folder
     return ABOVE if IS_CLONE else Path.cwd()
 
 
@@ -38,6 +45,16 @@ def write(file: Path, content: bytes) -> None:
             f"{file} could not be written ({error}). Make room on the disk, or choose RUNS where "
             "you may write; then run this again: what was finished is kept"
         ) from error
+
+
+def write_atomic(file: Path, content: bytes) -> None:
+    """Write a file beside its place and rename it: it is there whole, or as it was before."""
+    unfinished = file.with_name(f".{file.name}-{uuid.uuid4().hex[:8]}.part")
+    try:
+        unfinished.write_bytes(content)
+        unfinished.replace(file)
+    finally:
+        unfinished.unlink(missing_ok=True)
 
 
 def set_aside(folder: Path) -> Path:

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.checks import nearest, unknown
@@ -9,10 +10,25 @@ from cilkit.classes import UNLISTED_ID, LabelClass, Split, Stage
 from cilkit.files import RESOURCES
 
 SPLITS = RESOURCES / "splits"
-LAYOUTS = ["cityscapes", "camvid"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """How a data set lies in its folder; its reader is in `cilkit.data.layouts`."""
+
+    folders: tuple[str, ...]  # in the folder of the data set; the first one tells the layout
+    city_is_folder: bool  # else a sequence, of which some frames may be for the test
+
+
+LAYOUTS = {  # a folder without a split file of its own uses that of the name of its layout
+    "cityscapes": Layout(("leftImg8bit", "gtFine"), city_is_folder=True),
+    "camvid": Layout(
+        ("trainannot", "train", "valannot", "val", "testannot", "test"), city_is_folder=False
+    ),
+}
 FIELDS = (  # of a split file
     *("name", "layout", "void", "classes", "stages"),
-    *("test", "held_back", "images", "parts"),
+    *("test", "held_back", "images", "parts", "absent"),
 )
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
@@ -50,7 +66,7 @@ def _split(table: dict) -> Split:
     _only(table, FIELDS, "")
     groups, layout = _entry(table, "stages", list, ""), _entry(table, "layout", str, "")
     if layout not in LAYOUTS:
-        raise ValueError(unknown("layout", layout, LAYOUTS))
+        raise ValueError(unknown("layout", layout, list(LAYOUTS)))
     stages: list[Stage] = []
     for group in groups:
         stages.append(_stage(group, stages))
@@ -71,6 +87,7 @@ def _split(table: dict) -> Split:
         held_back=held_back,
         images=_images(table),
         parts=_parts(table),
+        absent=_absent(table, order),
     )
 
 
@@ -167,7 +184,7 @@ def _check_cities(
 ) -> None:
     rule = "a city belongs to one stage, or to test, or is held back"
     cities = [*trained, *held_back]
-    if layout == "cityscapes":  # in camvid, a sequence may have frames in both folders
+    if LAYOUTS[layout].city_is_folder:
         cities += test
         if bad := [city for city in cities if city == ".." or city != Path(city).name]:
             raise ValueError(f"city {bad[0]!r} is no name of a folder; write it without / and ..")
@@ -188,6 +205,14 @@ def _parts(table: dict) -> int:
     if parts < 1:
         raise ValueError(f"parts is {parts}; wanted a whole number from 1")
     return parts
+
+
+def _absent(table: dict, order: list[str]) -> tuple[str, ...]:
+    absent = _names(table, "absent", "") if "absent" in table else ()
+    for name in absent:
+        if name not in order:
+            raise ValueError(unknown("class under absent", name, order))
+    return absent
 
 
 def _all_different(kind: str, values: list, rule: str) -> None:

@@ -166,6 +166,16 @@ def camvid() -> Path:
     return CAMVID
 
 
+def first_label(folder: Path, city: str = "aachen") -> Path:
+    """The first label file of a city in a tiny Cityscapes."""
+    return next((folder / "gtFine" / "train" / city).iterdir())
+
+
+def first_image(folder: Path, city: str = "aachen") -> Path:
+    """The first image file of a city in a tiny Cityscapes."""
+    return next((folder / "leftImg8bit" / "train" / city).iterdir())
+
+
 def _files_of_the_project() -> set[tuple[Path, int]]:
     """All files but those of tools, with the time of the last change where a user's work lies."""
     found = set()
@@ -206,10 +216,15 @@ def _write_png(file: Path, pixels: np.ndarray) -> Path:
     return file
 
 
-def _scene(split: Split, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
+def _scene(
+    split: Split, rng: np.random.Generator, each_class: bool = False
+) -> tuple[np.ndarray, np.ndarray]:
     """Blocks of random ids, void among them, and an image in the colours of their classes."""
     ids = np.array([label_class.label_id for label_class in split.classes] + list(split.void[:3]))
-    labels = rng.choice(ids, (SIZE[0] // 8, SIZE[1] // 8)).repeat(8, 0).repeat(8, 1)
+    blocks = rng.choice(ids, (SIZE[0] // 8, SIZE[1] // 8))
+    if each_class:
+        blocks.flat[: len(split.classes)] = ids[: len(split.classes)]
+    labels = blocks.repeat(8, 0).repeat(8, 1)
     colours = np.zeros((256, 3), dtype=np.uint8)
     for label_class in split.classes:
         colours[label_class.label_id] = label_class.colour
@@ -217,6 +232,7 @@ def _scene(split: Split, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarr
 
 
 def _write_cityscapes(root: Path, images: int = 1, split: Split | None = None) -> Path:
+    each_class = split is not None  # a stage of one's own may have a single image
     split = split or load_split("cityscapes")
     rng = np.random.default_rng(0)
     train = [city for stage in split.stages for city in stage.cities] + list(split.held_back)
@@ -224,7 +240,7 @@ def _write_cityscapes(root: Path, images: int = 1, split: Split | None = None) -
         for city in cities:
             for k in range(images):
                 name = f"{city}_{k:06d}_000019"
-                image, labels = _scene(split, rng)
+                image, labels = _scene(split, rng, each_class)
                 _write_png(root / "leftImg8bit" / part / city / f"{name}_leftImg8bit.png", image)
                 _write_png(root / "gtFine" / part / city / f"{name}_gtFine_labelIds.png", labels)
     return root

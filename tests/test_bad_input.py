@@ -125,6 +125,29 @@ def picture(which: str, pixels: np.ndarray, mode: str | None = None, kind: str =
     return damage
 
 
+def every_label(change: Callable[[np.ndarray], np.ndarray], part: str = "*"):
+    """Other ids in all label files, or in those of "train" or "val"."""
+
+    def damage(place: Place) -> None:
+        for file in place.root.glob(f"gtFine/{part}/*/*.png"):
+            Image.fromarray(change(np.array(Image.open(file))).astype(np.uint8)).save(file)
+
+    return damage
+
+
+def train_ids(first: int, void: int) -> Callable[[np.ndarray], np.ndarray]:
+    """The classes of Cityscapes numbered in the order of their ids."""
+    ids = sorted(label_class.label_id for label_class in load_split().classes)
+    table = np.full(256, void)
+    table[ids] = range(first, first + len(ids))
+    return lambda labels: table[labels]
+
+
+def move(place: Place, old: str, new: str) -> None:
+    (place.root / new).parent.mkdir(exist_ok=True)
+    (place.root / old).rename(place.root / new)
+
+
 def content(which: str, change: Callable[[bytes], bytes]):
     def damage(place: Place) -> None:
         file = getattr(place, which)
@@ -308,6 +331,37 @@ DATA = [
      "leftImg8bit.png has mode RGBA; wanted 8 bits a colour and no alpha; save it as RGB"),
     ("grey image with alpha", picture("image", RGBA, "LA"), trained, "has mode LA; .*save it as"),
     ("16-bit image", picture("image", GREY16), trained, "has mode I;16B; wanted 8 bits a colour"),
+    ("labels without a pixel", every_label(lambda ids: ids * 0), trained,
+     "no pixel of 'road' .* stage T1; .*Every pixel is void.*; unpack or download them again"),
+    ("trainIds with void 19", every_label(train_ids(0, 19)), trained,
+     "'terrain' .id 22.* stage T1; .*These look like trainIds .*; wanted label ids .*_labelIds"),
+    ("class numbers with void 0", every_label(train_ids(1, 0)), trained,
+     "'terrain' .id 22.* stage T1; .*or like classes counted from 1 with void 0; wanted label ids"),
+    ("no sky in the test images", every_label(lambda ids: np.where(ids == 23, 0, ids), "val"),
+     trained, r"'sky' \(id 23\) in the 3 images of the test set. Correct the labels.*absent = ."),
+    ("JPEG image", lambda p: p.image.rename(p.image.with_suffix(".jpg")), opened,
+     "no images in .*aachen; found 1 .jpg files, and the kit reads PNG alone; save them as PNG"),
+    ("only labelTrainIds", lambda p: p.label.rename(
+        p.label.with_name(p.label.name.replace("labelIds", "labelTrainIds"))), opened,
+     "1 image files have no label.*found 1 files ending in _labelTrainIds.png.*; wanted those"),
+    ("image in two files", lambda p: shutil.copy(p.image, p.image.with_suffix(".PnG")), opened,
+     "differ in capital letters alone; remove one"),
+    ("folder one level too deep", nothing, lambda p: open_data(p.root.parent),
+     "neither leftImg8bit/ .*; they lie deeper: set DATA to .*tinyscapes, or set DATA"),
+    ("folder of a part", nothing, lambda p: open_data(p.root / "gtFine"),
+     "neither leftImg8bit/ .*; it is a part of a data set: set DATA to .*tinyscapes, or"),
+    ("folders called like their zips", lambda p: move(p, "gtFine", "gtFine_trainvaltest/gtFine"),
+     opened, "city 'aachen' not found: .*; it lies deeper: move .*trainvaltest.gtFine.train"),
+    ("zip not unpacked", lambda p: (shutil.rmtree(p.root / "gtFine"),
+                                    (p.root / "gtFine_trainvaltest.zip").write_bytes(b"PK")),
+     opened, "city 'aachen' not found: .*; found gtFine_trainvaltest.zip: unpack all into"),
+    ("zip unpacked in part", lambda p: shutil.rmtree(p.ulm), opened,
+     "city 'ulm' not found: .*17 other cities are there: was a zip unpacked in part"),
+    ("zip for a folder", nothing, lambda p: open_data(p.image),
+     "leftImg8bit.png is a file; wanted a folder: unpack it, and set DATA to the folder"),
+    ("another release of CamVid", lambda p: (move(p, "leftImg8bit", "701_StillsRaw_full"),
+                                             move(p, "gtFine", "LabeledApproved_full")), opened,
+     "found 701_Stills.*, Labeled.*: this is another release of CamVid.*Get the 11-class release"),
     ("dead link", link("image", "gone.png"), opened,
      "leftImg8bit.png is no file: .*a link that leads nowhere; unpack the data set again"),
     ("link to itself", link("label", None), opened,
@@ -382,6 +436,12 @@ SPLIT = [
     ("unknown entry", split('layout = "cityscapes"', 'layout = "cityscapes"\npart = 3\n#'), opened,
      r"unknown entry 'part' \(did you mean 'parts'\?\); choose one of: name, layout"),
     ("missing entry", split('layout = "cityscapes"', "#"), opened, f"it lacks 'layout'.*{UP}"),
+    ("class that is nowhere may be missing",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\nabsent = ["trian"]\n#'), opened,
+     r"unknown class under absent 'trian' \(did you mean 'train'\?\); choose one of: road"),
+    ("what may be missing as a text",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\nabsent = "train"\n#'), opened,
+     "absent is 'train'; wanted a list"),
     ("number that is text", split("aachen = 174", 'aachen = "many"'), opened,
      "images of 'aachen' are 'many'; wanted a whole number"),
 ]

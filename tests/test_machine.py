@@ -1,4 +1,5 @@
 from collections import namedtuple
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -82,7 +83,7 @@ def test_too_little_shared_memory_is_said_where_worker_processes_need_it(study, 
 
 def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
     before = check(study).loc["disk", "here"]
-    monkeypatch.setattr("cilkit.data.images.DISK_CACHE_ABOVE", 0)
+    monkeypatch.setattr("cilkit.data.store.DISK_CACHE_ABOVE", 0)
     images = study.data.stage("T1", height=32)
     files = len(study.data.train) + len(study.data.test)
     assert images.cache_size() == files * 4 * 32 * 64
@@ -92,6 +93,31 @@ def test_the_cache_of_large_images_counts_as_wanted_disk(study, monkeypatch):
     assert study.data.test_set("T1", height=16).cache_size() == images.cache_size()
     monkeypatch.setenv("CILKIT_CACHE", "off")
     assert images.cache_size() == 0 and check(study).loc["disk", "here"] == before
+
+
+def counted(study: Study, more: dict[str, int]) -> list[str]:
+    """The row of the data, if the full data set has one image a city, but these of some cities."""
+    cities = [*(city for stage in study.split.stages for city in stage.cities)]
+    cities += study.split.test_cities
+    images = dict.fromkeys(cities, 1) | {"erfurt": 109} | more
+    split = replace(study.split, images=tuple(images.items()))
+    return machine._data(SimpleNamespace(data=replace(study.data, split=split)))[1:]
+
+
+def test_the_images_of_each_city_are_counted_against_the_split(study):
+    found = f"17 training and 3 test images in {study.data.root}"
+    assert counted(study, {}) == (found, "")
+    here, todo = counted(study, {"ulm": 95, "lindau": 59})
+    assert here == f"{found} (the full data set has 172)"
+    assert todo == "unpack or download the data again: ulm has 1 of 95, lindau has 1 of 59"
+    assert counted(study, {"ulm": 0})[1] == "unpack or download the data again: ulm has 1 of 0"
+    # all cities have fewer: drawn scenes, or a part that was chosen
+    assert machine._data(study)[1:] == (f"{found} (the full data set has 3366)", "")
+
+
+def test_the_real_camvid_is_complete(camvid, tmp_path):
+    here, todo = check(Study(camvid, tmp_path / "runs", "quick")).loc["data"]
+    assert here == f"468 training and 233 test images in {camvid.resolve()}" and todo == ""
 
 
 def test_the_paper_preset_without_a_gpu_is_advised_against(scenes, tmp_path, monkeypatch):

@@ -1,13 +1,49 @@
 """Folder layouts: where Cityscapes and CamVid keep their images and labels."""
 
+from collections import Counter
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.classes import Split
-from cilkit.data.images import Sample
 from cilkit.files import GUIDE
+from cilkit.splits import LAYOUTS
+
+# what a download brings that is no data, beside all names that begin with a dot
+NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
+OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".webp")
+CITYSCAPES_ZIPS = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
+TRAIN_IDS = "_labelTrainIds.png"  # of Cityscapes: the classes numbered from 0 to 18
+OTHER_CAMVID = (  # folders of other releases of CamVid
+    *("701_StillsRaw_full", "LabeledApproved_full"),
+    *("train_labels", "val_labels", "test_labels"),
+)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image file, its label file, and the city (or part of a sequence) it is from."""
+
+    image: Path
+    label: Path
+    city: str
+
 
 Samples = tuple[Sample, ...]
+
+
+def find_layout(root: Path) -> str:
+    """The layout of a folder; a FileNotFoundError says what was found instead, and what to do."""
+    for name, layout in LAYOUTS.items():
+        if (root / layout.folders[0]).is_dir():
+            return name
+    found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
+    advice = _nested(root) or _other_release(root) or f"found {found}. See {GUIDE}"
+    raise FileNotFoundError(
+        f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); {advice}, or set "
+        "DATA = 'toyscapes' to run without it"
+    )
 
 
 def _read_cityscapes(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
@@ -24,17 +60,14 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
     images, labels = root / "leftImg8bit" / part / city, root / "gtFine" / part / city
     for folder in (images, labels):
         if not folder.is_dir():
+            advice = _moved(root, folder.parent) or _archives(root)
+            advice = f"; {advice}" if advice else f". Unpack {CITYSCAPES_ZIPS} there"
             raise FileNotFoundError(
-                f"city {city!r} not found: no folder {folder}. Unpack leftImg8bit_trainvaltest.zip "
-                f"and gtFine_trainvaltest.zip there ({GUIDE}), or set DATA = 'toyscapes'"
+                f"city {city!r} not found: no folder {folder}{advice} ({GUIDE}), or set "
+                f"DATA = 'toyscapes'{_others(folder)}"
             )
-    return _pairs(
-        images,
-        _files(images, "_leftImg8bit.png"),
-        _files(labels, "_gtFine_labelIds.png"),
-        stem=lambda file: file.name.split("_leftImg8bit")[0].split("_gtFine")[0],
-        city=lambda file: city,
-    )
+    endings = "_leftImg8bit.png", "_gtFine_labelIds.png"
+    return _pairs(images, labels, endings, lambda file: city)
 
 
 def _read_camvid(root: Path, split: Split) -> tuple[Samples, Samples]:
@@ -62,24 +95,47 @@ def _read_camvid(root: Path, split: Split) -> tuple[Samples, Samples]:
 
 
 def _camvid_part(root: Path, part: str) -> list[Sample]:
-    for folder in (root / part, root / f"{part}annot"):
+    images, labels = root / part, root / f"{part}annot"
+    for folder in (images, labels):
         if not folder.is_dir():
+            advice = _moved(root, folder) or _other_release(root) or _archives(root)
             raise FileNotFoundError(
                 f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
-                f"testannot ({GUIDE})"
+                f"testannot; {advice or f'see {GUIDE}'}"
             )
-    return _pairs(
-        root / part,
-        _files(root / part, ".png"),
-        _files(root / f"{part}annot", ".png"),
-        stem=lambda file: file.stem,
-        city=lambda file: file.name.split("_")[0],
-    )
+    return _pairs(images, labels, (".png", ".png"), lambda file: file.name.split("_")[0])
 
 
-def _files(folder: Path, ending: str) -> list[Path]:
-    """The files of a folder with that ending, sorted; each is there and not empty."""
-    files = sorted(file for file in folder.iterdir() if file.name.endswith(ending))
+# of each layout in cilkit.splits: (root, split) -> training, test (and held-back) images
+READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
+
+
+def _pairs(
+    images: Path, labels: Path, endings: tuple[str, str], city: Callable[[Path], str]
+) -> list[Sample]:
+    """Each image of a folder with its label, which differs from it in the ending alone."""
+    image_of, label_of = _files(images, endings[0]), _files(labels, endings[1])
+    if not image_of:
+        advice = _instead(images, endings[0]) or f"unpack the data set there ({GUIDE})"
+        raise FileNotFoundError(f"no images in {images}; {advice}")
+    for kind, have, wanted, other, folder, ending in (
+        ("image", image_of, "label", label_of, labels, endings[1]),
+        ("label", label_of, "image", image_of, images, endings[0]),
+    ):
+        if alone := [have[stem] for stem in have if stem not in other]:
+            advice = _instead(folder, ending)
+            raise ValueError(
+                f"{len(alone)} {kind} files have no {wanted}, the first is {alone[0]}; "
+                f"add the {wanted} file or remove the {kind}"
+                + (f". In {folder}: {advice}" if advice else "")
+            )
+    return [Sample(image_of[stem], label_of[stem], city(image_of[stem])) for stem in image_of]
+
+
+def _files(folder: Path, ending: str) -> dict[str, Path]:
+    """The files of a folder with that ending, by what stands before it; none of them is empty."""
+    files = [file for file in _entries(folder) if file.name.lower().endswith(ending.lower())]
+    by_stem: dict[str, Path] = {}
     for file in files:
         if not file.is_file():
             raise FileNotFoundError(
@@ -88,28 +144,89 @@ def _files(folder: Path, ending: str) -> list[Path]:
             )
         if file.stat().st_size == 0:
             raise ValueError(f"{file} is empty; unpack or download it again")
-    return files
-
-
-READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
-
-
-def _pairs(
-    folder: Path,
-    images: list[Path],
-    labels: list[Path],
-    stem: Callable[[Path], str],
-    city: Callable[[Path], str],
-) -> list[Sample]:
-    if not images:
-        raise FileNotFoundError(f"no images in {folder}; unpack the data set there ({GUIDE})")
-    image_of = {stem(file): file for file in images}
-    label_of = {stem(file): file for file in labels}
-    for kind, have, other in (("image", image_of, label_of), ("label", label_of, image_of)):
-        if alone := [have[key] for key in have if key not in other]:
-            wanted = "label" if kind == "image" else "image"
+        stem = file.name[: -len(ending)]
+        if stem in by_stem:
             raise ValueError(
-                f"{len(alone)} {kind} files have no {wanted}, the first is {alone[0]}; "
-                f"add the {wanted} file or remove the {kind}"
+                f"{file} and {by_stem[stem].name} differ in capital letters alone; remove one"
             )
-    return [Sample(image_of[key], label_of[key], city(image_of[key])) for key in image_of]
+        by_stem[stem] = file
+    return by_stem
+
+
+def _entries(folder: Path) -> list[Path]:
+    """What lies in a folder, sorted, without what an operating system leaves there."""
+    entries = sorted(folder.iterdir())
+    return [e for e in entries if e.name[0] != "." and e.name.lower() not in NO_DATA]
+
+
+# what was found where something else was wanted, and what to do about it; "" for nothing known
+
+
+def _nested(root: Path) -> str:
+    """For folders of a data set that lie deeper, in a folder called like their zip, or higher."""
+    for layout in LAYOUTS.values():
+        if root.name in layout.folders and (root.parent / layout.folders[0]).is_dir():
+            return f"it is a part of a data set: set DATA to {root.parent}"
+        found = {name: deeper[0] for name in layout.folders if (deeper := _deeper(root, name))}
+        if layout.folders[0] in found:
+            inner = found[layout.folders[0]].parent
+            if all((inner / name).is_dir() for name in layout.folders):
+                return f"they lie deeper: set DATA to {inner}"
+            return " and ".join(f"move {found[name]} to {root / name}" for name in found)
+    return _archives(root)
+
+
+def _moved(root: Path, wanted: Path) -> str:
+    if wanted.is_dir() or not (deeper := _deeper(root, wanted.relative_to(root))):
+        return ""
+    return f"it lies deeper: move {deeper[0]} to {wanted}"
+
+
+def _others(city: Path) -> str:
+    """For a city without a folder, where other cities have one."""
+    beside = _entries(city.parent) if city.parent.is_dir() else []
+    others = sum(entry.is_dir() for entry in beside)
+    return f". {others} other cities are there: was a zip unpacked in part?" if others else ""
+
+
+def _deeper(root: Path, name: Path | str) -> list[Path]:
+    """The folders of that name that lie one or two folders deeper."""
+    found = [folder for above in ("*", "*/*") for folder in sorted(root.glob(f"{above}/{name}"))]
+    return [f for f in found if f.is_dir() and not {"__MACOSX"} & set(f.relative_to(root).parts)]
+
+
+def _archives(root: Path) -> str:
+    names = [entry.name for entry in _entries(root) if entry.suffix.lower() in ARCHIVES]
+    return f"found {', '.join(names[:4])}: unpack all into {root}" if names else ""
+
+
+def _other_release(root: Path) -> str:
+    names = [entry.name for entry in _entries(root) if entry.name in OTHER_CAMVID]
+    if not names:
+        return ""
+    return (
+        f"found {', '.join(names)}: this is another release of CamVid, most often with colours for "
+        f"labels. Get the 11-class release ({GUIDE}); or, if these labels hold one id a "
+        "pixel, rename the folders to trainannot, valannot and testannot, and list the ids in a "
+        "split.toml"
+    )
+
+
+def _instead(folder: Path, ending: str) -> str:
+    """For a folder in which files are missing that end like this."""
+    names = [entry.name for entry in _entries(folder)]
+    counts = Counter(Path(name).suffix.lower() for name in names)
+    for suffix in OTHER_PICTURES:
+        if counts[suffix]:
+            return (
+                f"found {counts[suffix]} {suffix} files, and the kit reads PNG alone; save them as "
+                f"PNG ({GUIDE} shows how)"
+            )
+    if not names or any(name.lower().endswith(ending.lower()) for name in names):
+        return ""
+    if train_ids := sum(name.endswith(TRAIN_IDS) for name in names):
+        return (
+            f"found {train_ids} files ending in {TRAIN_IDS}, which number the classes from 0 to "
+            f"18; wanted those ending in {ending}, which gtFine_trainvaltest.zip holds"
+        )
+    return f"found {', '.join(names[:4])}; wanted files ending in {ending}"

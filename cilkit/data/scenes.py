@@ -8,8 +8,10 @@ from typing import Literal
 
 from cilkit.checks import check_path, nearest
 from cilkit.classes import Split, Stage
-from cilkit.data.images import DecodedImages, LabelledImages, Sample, _unreadable, evenly_spaced
-from cilkit.data.layouts import READERS
+from cilkit.data.images import LabelledImages, evenly_spaced
+from cilkit.data.layouts import READERS, Sample, find_layout
+from cilkit.data.png import unreadable
+from cilkit.data.store import DecodedImages
 from cilkit.files import GUIDE, ROOT, resolve
 from cilkit.splits import load_split
 from cilkit.toyscapes.write import write_toyscapes
@@ -31,7 +33,7 @@ class StreetScenes:
     @cached_property
     def decoded(self) -> DecodedImages:
         """What is decoded of this data set, for all its views."""
-        return DecodedImages(len(self.train), len(self.test))
+        return DecodedImages(self.split, len(self.train), len(self.test))
 
     def images(self, stage: Stage) -> list[Sample]:
         """The training images of one stage, D1, D2 or D3."""
@@ -103,15 +105,15 @@ def _content(file: Path, size: int, changed: int) -> bytes:
     try:
         return hashlib.sha256(file.read_bytes()).digest()
     except OSError as error:
-        raise _unreadable(file, error) from error
+        raise unreadable(file, error) from error
 
 
 def open_data(data: Path | str) -> StreetScenes:
     """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
 
-    A file `split.toml` in the folder, written like data/splits/*.toml, replaces the paper's
-    classes and stages. Raises FileNotFoundError for what is missing, naming where it was looked
-    for, and ValueError for images and labels that do not pair up.
+    A file `split.toml` in the folder, written like those in cilkit/resources/splits, replaces the
+    paper's classes and stages. Raises FileNotFoundError for what is missing, saying what was found
+    instead and what to do, and ValueError for images and labels that do not pair up.
     """
     check_path("DATA", data)
     if data == "toyscapes":
@@ -132,22 +134,18 @@ def open_folder(root: Path) -> StreetScenes:
 
 
 def _open_folder(root: Path) -> StreetScenes:
+    if root.is_file():
+        raise FileNotFoundError(
+            f"{root} is a file; wanted a folder: unpack it, and set DATA to the folder that holds "
+            "what was in it"
+        )
     if not root.is_dir():
         near = [folder.name for folder in root.parent.glob("*/")] if root.parent.is_dir() else []
         raise FileNotFoundError(
             f"no data folder {root}{nearest(root.name, ['toyscapes', *near])}; {GUIDE} says "
-            "how to get Cityscapes and CamVid, or set DATA = 'toyscapes' to run without them"
+            "how to get Cityscapes and CamVid, or set DATA = 'toyscapes' to run without them. A "
+            f"relative path starts at {ROOT}"
         )
-    if (root / "split.toml").is_file():
-        split = load_split(root / "split.toml")
-    elif (root / "leftImg8bit").is_dir():
-        split = load_split("cityscapes")
-    elif (root / "trainannot").is_dir():
-        split = load_split("camvid")
-    else:
-        found = ", ".join(sorted(entry.name for entry in root.iterdir())[:8]) or "nothing"
-        raise FileNotFoundError(
-            f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); found "
-            f"{found}. See {GUIDE}, or set DATA = 'toyscapes' to run without it"
-        )
+    own = root / "split.toml"
+    split = load_split(own if own.is_file() else find_layout(root))
     return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))

@@ -1,7 +1,6 @@
 """Tables as CSV and LaTeX, figures as PNG and SVG."""
 
 import re
-import uuid
 from collections.abc import Mapping
 from copy import deepcopy
 from io import BytesIO
@@ -10,6 +9,8 @@ from typing import TYPE_CHECKING
 
 import pandas as pd
 from pandas.io.formats.style import Styler
+
+from cilkit.files import write_atomic
 
 if TYPE_CHECKING:  # a training draws nothing, and need not wait for its import
     from matplotlib.figure import Figure
@@ -25,12 +26,7 @@ def save_results(folder: Path, results: "Mapping[str, pd.DataFrame | Styler | Fi
         table = isinstance(result, pd.DataFrame | Styler)
         files = _table_files(result) if table else _figure_files(result)
         for suffix, content in files.items():
-            unfinished = folder / f".{name}.{suffix}-{uuid.uuid4().hex[:8]}"
-            try:
-                unfinished.write_bytes(content)
-                unfinished.replace(folder / f"{name}.{suffix}")
-            finally:
-                unfinished.unlink(missing_ok=True)
+            write_atomic(folder / f"{name}.{suffix}", content)
 
 
 def _figure_files(figure: "Figure") -> dict[str, bytes]:

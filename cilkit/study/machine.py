@@ -3,6 +3,7 @@
 import platform
 import shutil
 import sys
+from collections import Counter
 from dataclasses import replace
 from importlib.metadata import PackageNotFoundError, requires, version
 from pathlib import Path
@@ -37,7 +38,7 @@ def check(study: Study) -> pd.DataFrame:
         _memory(study),
         *_shared_memory(study),
         _disk(study),
-        _cityscapes(study),
+        _data(study),
     ]
     return pd.DataFrame(rows, columns=["", "here", "what to do"]).set_index("")
 
@@ -159,7 +160,18 @@ def _disk(study: Study) -> tuple[str, str, str]:
     return "disk", here, todo if free < need else ""
 
 
-def _cityscapes(study: Study) -> tuple[str, str, str]:
-    if study.data.name == "toyscapes":
+def _data(study: Study) -> tuple[str, str, str]:
+    data = study.data
+    if data.name == "toyscapes":
         return "data", "Toyscapes, drawn by the kit", f"for Cityscapes or CamVid: {GUIDE}"
-    return "data", f"{len(study.data.train)} training images in {study.data.root}", ""
+    here = Counter(sample.city for sample in (*data.train, *data.test))
+    full = {city: n for city, n in data.split.images if city in here}
+    found = f"{len(data.train)} training and {len(data.test)} test images in {data.root}"
+    wrong = [f"{city} has {here[city]} of {n}" for city, n in full.items() if here[city] != n]
+    if not wrong:
+        return "data", found, ""
+    found += f" (the full data set has {sum(full.values())})"
+    if len(wrong) == len(full) and all(here[city] < n for city, n in full.items()):
+        return "data", found, ""  # drawn scenes, or a part that was chosen
+    names = ", ".join(wrong[:4]) + (f" and {len(wrong) - 4} more" if len(wrong) > 4 else "")
+    return "data", found, f"unpack or download the data again: {names}"

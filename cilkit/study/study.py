@@ -19,6 +19,7 @@ from cilkit import files
 from cilkit.checks import check_path, check_seed
 from cilkit.classes import Split, Stage
 from cilkit.data.images import LabelledImages
+from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
 from cilkit.methods import NEW_TEACHER, Method, get_method, trainable
@@ -152,6 +153,7 @@ class Study:
     def _train(
         self, planned: PlannedRun, models: Mapping[str, Run], config: dict, folder: Path
     ) -> Run:
+        ranks.on_rank0(lambda: check_labels(self.data))
         method, stage, height = planned.method, planned.stage, self.config.height
         labels = "all" if method.extends else method.labels  # of the classes that it has learned
         learned = stage.visible(labels)
@@ -202,7 +204,7 @@ class Study:
             "method": planned.method.name,
             "stage": planned.stage.name,
             "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
-            "split": _plain(asdict(self.split)),
+            "split": _plain(_recorded(self.split)),
             "files": self.data.fingerprint(),
             "teacher": None,
             "new_teacher": None,
@@ -279,6 +281,11 @@ def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
                 "Stopped. What was trained is kept: run the cell again, and it goes on from there."
             )
         raise
+
+
+def _recorded(split: Split) -> dict:
+    """A split without what it lets pass, which decides no outcome."""
+    return {key: value for key, value in asdict(split).items() if key != "absent"}
 
 
 def _plain(value: object) -> object:

@@ -13,12 +13,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit.data import scenes as datasets
 from cilkit.data import store as cache
 from cilkit.data.augmentation import Augmentation, Augmented
-from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
-from cilkit.data.store import cache_folder, fill, read
+from cilkit.data.store import DecodedImages, cache_folder, fill, network_size, read
 from cilkit.files import RESOURCES, ROOT
 
 STAMP = {"source": "1"}
@@ -27,8 +25,8 @@ STAMP = {"source": "1"}
 @pytest.fixture
 def kept(tmp_path, monkeypatch) -> Path:
     """The cache folder of a test in which every image counts as large and none fits in memory."""
-    monkeypatch.setattr("cilkit.data.images.DISK_CACHE_ABOVE", 0)
-    monkeypatch.setattr("cilkit.data.images.IN_MEMORY", 0)
+    monkeypatch.setattr("cilkit.data.store.DISK_CACHE_ABOVE", 0)
+    monkeypatch.setattr("cilkit.data.store.IN_MEMORY", 0)
     monkeypatch.setenv("CILKIT_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
@@ -37,13 +35,13 @@ def kept(tmp_path, monkeypatch) -> Path:
 def decoded(monkeypatch) -> list[str]:
     """The names of the images that were decoded."""
     names = []
-    real = datasets.LabelledImages._decode
+    real = DecodedImages._decode
 
     def decode(self, sample, *rest, **options):
         names.append(sample.image.name)
         return real(self, sample, *rest, **options)
 
-    monkeypatch.setattr(LabelledImages, "_decode", decode)
+    monkeypatch.setattr(DecodedImages, "_decode", decode)
     return names
 
 
@@ -94,7 +92,7 @@ def test_native_labels_come_from_the_cache_too(folder, kept, monkeypatch):
     def read_label_ids(path, split):
         raise AssertionError(f"{path} is decoded again")
 
-    monkeypatch.setattr("cilkit.data.images.read_label_ids", read_label_ids)
+    monkeypatch.setattr("cilkit.data.store.read_label_ids", read_label_ids)
     assert {tuple(part.shape) for part in items(images)} == shapes
     small = open_data(folder).test_set("T2", 16, native_labels=False)
     with pytest.raises(AssertionError, match="is decoded again"):
@@ -427,3 +425,55 @@ def test_a_disk_that_fills_up_is_said_and_what_is_there_is_used(
     decoded.clear()
     items(images)
     assert len(decoded) == 2
+
+
+# decoding, and what is kept in memory
+
+
+@pytest.mark.parametrize(
+    ("size", "height", "wanted"),
+    [
+        ((1024, 2048), 512, [512, 1024]),  # Cityscapes in the paper preset
+        ((360, 480), 512, [360, 480]),  # CamVid is smaller already
+        ((360, 480), 128, [128, 168]),  # 480 * 128 / 360 = 170.7
+        ((64, 128), 512, [64, 128]),
+        ((64, 128), None, [64, 128]),
+        ((4, 400), 2, [8, 200]),  # a network needs 8 pixels
+    ],
+)
+def test_the_size_for_the_network_is_a_multiple_of_8(size, height, wanted):
+    assert network_size(size, height) == wanted
+
+
+@pytest.mark.parametrize("size", [(45, 63), (1052, 1914), (108, 109)])
+def test_no_side_of_an_image_is_ever_enlarged(size):
+    for height in (None, 512, size[0], 45):
+        got = network_size(size, height)
+        assert got[0] <= (height or size[0]) and got[1] <= size[1]
+        assert got[0] % 8 == got[1] % 8 == 0
+
+
+def test_an_image_is_decoded_once_and_kept(folder):
+    data = open_data(folder).stage("T1")
+    before = data[0]
+    shutil.rmtree(folder)
+    after = data[0]
+    assert after[0].equal(before[0]) and after[1].equal(before[1])
+    with pytest.raises(ValueError, match="cannot be read"):
+        data[1]
+
+
+def test_a_data_set_beyond_the_memory_limit_is_read_anew(folder, monkeypatch):
+    data = open_data(folder).stage("T1")
+    each = 4 * 32 * 64  # bytes of three colours and a label
+    monkeypatch.setattr("cilkit.data.store.IN_MEMORY", len(data) * each - 1)
+    assert data[0][0].shape == (3, 32, 64)
+    shutil.rmtree(folder)
+    with pytest.raises(ValueError, match="cannot be read"):
+        data[0]
+
+
+def test_a_label_of_another_size_than_its_image_is_refused(folder, write_png):
+    write_png(open_data(folder).train[0].label, np.full((32, 60), 7, dtype=np.uint8))
+    with pytest.raises(ValueError, match="is 32 x 60 pixels but .* is 32 x 64; they must be equal"):
+        open_data(folder).stage("T1")[0]

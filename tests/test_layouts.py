@@ -1,0 +1,274 @@
+import shutil
+
+import pytest
+from conftest import first_image, first_label
+
+from cilkit.data.layouts import READERS
+from cilkit.data.scenes import open_data
+from cilkit.splits import LAYOUTS, load_split
+
+
+def test_a_folder_of_neither_layout_is_answered_with_what_is_in_it(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"leftImg8bit/ .* trainannot/ .*found nothing"):
+        open_data(tmp_path)
+    (tmp_path / "images").mkdir()
+    (tmp_path / "notes.txt").touch()
+    with pytest.raises(FileNotFoundError, match="found images, notes.txt. See data/README.md"):
+        open_data(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("part", "city"),
+    [
+        ("leftImg8bit/train", "ulm"),
+        ("gtFine/train", "ulm"),
+        ("leftImg8bit/val", "lindau"),
+        ("gtFine/val", "lindau"),
+    ],
+)
+def test_a_missing_city_is_named_with_where_it_was_looked_for(folder, part, city):
+    shutil.rmtree(folder / part / city)
+    with pytest.raises(FileNotFoundError, match="DATA = 'toyscapes'") as error:
+        open_data(folder)
+    assert f"city '{city}' not found: no folder {folder / part / city}" in str(error.value)
+    assert "leftImg8bit_trainvaltest.zip" in str(error.value)
+
+
+def test_labels_that_were_never_unpacked_are_missed(folder):
+    shutil.rmtree(folder / "gtFine")
+    with pytest.raises(FileNotFoundError, match="gtFine_trainvaltest.zip"):
+        open_data(folder)
+
+
+def test_a_city_without_images_is_an_error(folder):
+    first_image(folder).unlink()
+    first_label(folder).unlink()
+    with pytest.raises(FileNotFoundError, match="no images in .*aachen; unpack"):
+        open_data(folder)
+
+
+def test_an_image_without_label_is_named(folder):
+    first_label(folder).unlink()
+    with pytest.raises(ValueError, match="1 image files have no label.*add the label") as error:
+        open_data(folder)
+    assert str(first_image(folder)) in str(error.value)
+
+
+def test_a_label_without_image_is_named(folder):
+    label = first_label(folder)
+    extra = label.with_name("aachen_000009_000019_gtFine_labelIds.png")
+    shutil.copy(label, extra)
+    with pytest.raises(ValueError, match="1 label files have no image.*add the image") as error:
+        open_data(folder)
+    assert str(extra) in str(error.value)
+
+
+def test_other_files_beside_the_labels_are_left_alone(folder):
+    label = first_label(folder)
+    for ending in ("color.png", "instanceIds.png", "polygons.json", "labelTrainIds.png"):
+        label.with_name(label.name.replace("labelIds.png", ending)).touch()
+    assert len(open_data(folder).stage("T1")) == 4
+
+
+def test_camvid_parts_are_consecutive_disjoint_and_whole(camvid_folder):
+    data = open_data(camvid_folder)
+    files = {file.name for part in ("train", "val") for file in (camvid_folder / part).iterdir()}
+    names = {}
+    for stage in data.split.stages:
+        for sample in data.images(stage):
+            names.setdefault(sample.city, []).append(sample.image.name)
+    assert sorted(names) == [f"{s}/{p}" for s in ("0001TP", "0006R0", "0016E5") for p in (1, 2, 3)]
+    for sequence in ("0001TP", "0006R0", "0016E5"):
+        parts = [names[f"{sequence}/{part}"] for part in (1, 2, 3)]
+        assert [len(part) for part in parts] == [2, 2, 2]
+        assert sum(parts, []) == sorted(sum(parts, []))  # a part ends before the next begins
+    together = sum(names.values(), [])
+    assert len(together) == len(set(together)) and set(together) == files
+
+
+def test_camvid_tests_on_the_test_folder(camvid_folder):
+    test = open_data(camvid_folder).test_set("T3")
+    assert {sample.image.parent.name for sample in test.samples} == {"test"}
+    assert sorted({sample.city for sample in test.samples}) == ["0001TP", "Seq05VD"]
+
+
+def test_a_folder_camvid_lacks_is_named(camvid_folder):
+    shutil.rmtree(camvid_folder / "valannot")
+    with pytest.raises(FileNotFoundError, match="no folder .*valannot; CamVid has train, train"):
+        open_data(camvid_folder)
+
+
+def test_a_sequence_camvid_lacks_is_named_with_those_there_are(camvid_folder):
+    for file in camvid_folder.glob("t*/Seq05VD*"):
+        file.unlink()
+    with pytest.raises(FileNotFoundError, match="no image of sequence Seq05VD; found 0001TP"):
+        open_data(camvid_folder)
+
+
+def test_a_camvid_image_without_label_is_named(camvid_folder):
+    label = next((camvid_folder / "valannot").iterdir())
+    label.unlink()
+    with pytest.raises(ValueError, match="1 image files have no label") as error:
+        open_data(camvid_folder)
+    assert str(camvid_folder / "val" / label.name) in str(error.value)
+
+
+# downloads as they arrive
+
+
+def litter(root):
+    """What macOS and Windows leave beside files, and in the folders of a zip."""
+    for file in [file for file in root.rglob("*.png")]:
+        file.with_name(f"._{file.name}").write_bytes(b"\x00\x05\x16\x07" * 30)
+        for name in (".DS_Store", "Thumbs.db", "desktop.ini"):
+            (file.parent / name).write_bytes(b"x")
+        inner = root / "__MACOSX" / file.relative_to(root).with_name(f"._{file.name}")
+        inner.parent.mkdir(parents=True, exist_ok=True)
+        inner.write_bytes(b"x")
+
+
+@pytest.mark.parametrize("which", ["folder", "camvid_folder"])
+def test_what_systems_leave_beside_the_files_is_no_data(which, request):
+    root = request.getfixturevalue(which)
+    before, fingerprint = open_data(root), open_data(root).fingerprint()
+    litter(root)
+    after = open_data(root)
+    assert after == before and after.fingerprint() == fingerprint
+
+
+@pytest.mark.parametrize("which", ["folder", "camvid_folder"])
+def test_an_ending_may_be_in_capitals(which, request):
+    root = request.getfixturevalue(which)
+    before = len(open_data(root).train), open_data(root).stage("T1")[0][1]
+    for file in [file for file in root.rglob("*.png")]:
+        file.rename(file.with_suffix(".PNG"))
+    after = open_data(root)
+    assert len(after.train) == before[0] and after.stage("T1")[0][1].equal(before[1])
+
+
+def test_two_files_that_differ_in_capitals_alone_are_named(folder):
+    image = first_image(folder)
+    shutil.copy(image, image.with_suffix(".PNG"))
+    if len(list(image.parent.iterdir())) == 1:
+        pytest.skip("this disk does not tell capitals apart")
+    with pytest.raises(ValueError, match="differ in capital letters alone; remove one"):
+        open_data(folder)
+
+
+def refused(root) -> str:
+    with pytest.raises((FileNotFoundError, ValueError)) as error:
+        open_data(root)
+    return str(error.value)
+
+
+def test_jpeg_images_are_counted_and_the_move_is_named(folder, camvid_folder):
+    for root, part in ((folder, "leftImg8bit/train/aachen"), (camvid_folder, "train")):
+        count = len(list((root / part).iterdir()))
+        for file in list((root / part).iterdir()):
+            file.rename(file.with_suffix(".jpg"))
+        said = refused(root)
+        assert f"no images in {root / part}; found {count} .jpg files" in said
+        assert "the kit reads PNG alone; save them as PNG (data/README.md shows how)" in said
+
+
+def test_some_jpeg_images_among_others_are_found_too(camvid_folder):
+    image = sorted((camvid_folder / "train").iterdir())[3]
+    image.rename(image.with_suffix(".JPG"))
+    assert "1 label files have no image" in (said := refused(camvid_folder))
+    assert f"In {camvid_folder / 'train'}: found 1 .jpg files" in said
+
+
+def test_a_data_set_in_a_folder_of_its_own_name_is_found_there(folder, camvid_folder, tmp_path):
+    for root in (folder, camvid_folder):
+        for depth in (1, 2):
+            outer = tmp_path / f"{root.name}-{depth}"
+            inner = outer.joinpath(*["inner"] * (depth - 1), root.name)
+            shutil.copytree(root, inner)
+            litter(outer)
+            assert f"they lie deeper: set DATA to {inner}, or set DATA = 'toyscapes'" in refused(
+                outer
+            )
+            assert open_data(inner).train
+
+
+def test_folders_called_like_their_zips_are_told_to_be_moved(folder):
+    for name in ("leftImg8bit", "gtFine"):
+        zipped = folder / f"{name}_trainvaltest"
+        zipped.mkdir()
+        (folder / name).rename(zipped / name)
+    said = refused(folder)
+    for name in ("leftImg8bit", "gtFine"):
+        move = f"move {folder / f'{name}_trainvaltest' / name} to {folder / name}"
+        assert move in said
+        (folder / f"{name}_trainvaltest" / name).rename(folder / name)
+    assert open_data(folder).train
+
+
+def test_a_zip_that_was_unpacked_into_itself_is_told_to_be_moved(folder):
+    (folder / "gtFine").rename(folder / "inner")
+    (folder / "gtFine").mkdir()
+    (folder / "inner").rename(folder / "gtFine" / "gtFine")
+    deeper, wanted = folder / "gtFine" / "gtFine" / "train", folder / "gtFine" / "train"
+    assert f"; it lies deeper: move {deeper} to {wanted}" in refused(folder)
+
+
+@pytest.mark.parametrize("part", ["leftImg8bit", "gtFine"])
+def test_a_part_of_a_data_set_is_not_the_data_set(folder, part):
+    assert f"it is a part of a data set: set DATA to {folder}" in refused(folder / part)
+
+
+def test_zips_that_were_not_unpacked_are_named(folder):
+    (folder / "gtFine_trainvaltest.zip").write_bytes(b"PK")
+    shutil.rmtree(folder / "gtFine")
+    assert f"; found gtFine_trainvaltest.zip: unpack all into {folder}" in refused(folder)
+    shutil.rmtree(folder / "leftImg8bit")
+    assert f"; found gtFine_trainvaltest.zip: unpack all into {folder}" in refused(folder)
+    said = refused(folder / "gtFine_trainvaltest.zip")
+    assert "is a file; wanted a folder: unpack it, and set DATA to the folder" in said
+
+
+def test_a_zip_that_was_unpacked_in_part_is_told_by_the_other_cities(folder):
+    shutil.rmtree(folder / "gtFine" / "train" / "ulm")
+    assert "17 other cities are there: was a zip unpacked in part?" in refused(folder)
+
+
+@pytest.mark.parametrize("others", [False, True])
+def test_train_ids_alone_are_told_from_label_ids(folder, others):
+    label = first_label(folder)
+    label.rename(label.with_name(label.name.replace("labelIds", "labelTrainIds")))
+    if others:
+        label.with_name(label.name.replace("labelIds", "color")).touch()
+    said = refused(folder)
+    assert (
+        "1 image files have no label" in said and "found 1 files ending in _labelTrainIds" in said
+    )
+    assert "wanted those ending in _gtFine_labelIds.png, which gtFine_trainvaltest.zip" in said
+
+
+def test_labels_of_another_kind_are_named(folder):
+    label = first_label(folder)
+    label.rename(label.with_name(label.name.replace("labelIds", "color")))
+    said = refused(folder)
+    assert "_gtFine_color.png; wanted files ending in _gtFine_labelIds.png" in said
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["701_StillsRaw_full", "LabeledApproved_full"], ["train", "train_labels", "val_labels"]],
+)
+def test_another_release_of_camvid_is_told_by_its_folders(tmp_path, names):
+    for name in names:
+        (tmp_path / name).mkdir()
+    said = refused(tmp_path)
+    assert f"found {', '.join(names[-2:])}: this is another release of CamVid" in said
+    assert "Get the 11-class release (data/README.md); or, if these labels hold one id" in said
+
+
+def test_a_camvid_of_which_one_folder_has_another_name_is_told_so(camvid_folder):
+    (camvid_folder / "valannot").rename(camvid_folder / "val_labels")
+    assert "found val_labels: this is another release of CamVid" in refused(camvid_folder)
+
+
+def test_every_layout_has_a_reader_and_a_split_of_its_name():
+    assert READERS.keys() == LAYOUTS.keys()
+    assert [load_split(name).layout for name in LAYOUTS] == list(LAYOUTS)
