@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from cilkit.classes import Split, Stage
 from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS, Method
 
+RESERVED = ("done", "logs", "notebooks", "superseded")  # beside the runs of a seed
+
 
 @dataclass(frozen=True)
 class PlannedRun:
@@ -51,19 +53,36 @@ def planned_run(split: Split, stage: Stage, method: Method) -> PlannedRun:
 
 
 def plan(split: Split, methods: Iterable[Method] = (SS, *METHODS.values())) -> list[PlannedRun]:
-    """All trainings of some methods on a data set, each once and after those that it needs."""
+    """All trainings of some methods on a data set, each once and after those that it needs.
+
+    Raises ValueError if the folder of one would have the name of another's, or of a folder in
+    which the kit keeps other things, which the name of a stage decides.
+    """
     found: dict[str, PlannedRun] = {}
 
     def add(run: PlannedRun) -> None:
         for needed in run.needs:
             add(needed)
-        found.setdefault(run.name, run)
+        if (other := found.setdefault(run.name, run)) != run:
+            raise ValueError(
+                f"{_in_words(other)} and {_in_words(run)} would share the folder {run.name}; name "
+                "a stage otherwise in the split file"
+            )
+        if run.name.lower() in RESERVED:
+            raise ValueError(
+                f"{_in_words(run)} would have the folder {run.name}, in which the kit keeps other "
+                "things; name the stage otherwise in the split file"
+            )
 
     add(planned_run(split, split.stages[0], FIRST_STAGE))
     for method in methods:
         for stage in split.stages[1:]:
             add(planned_run(split, stage, method))
     return list(found.values())
+
+
+def _in_words(run: PlannedRun) -> str:
+    return f"{run.method.name} in stage {run.stage.name!r}"
 
 
 def run_name(stage: Stage, method: str) -> str:

@@ -25,7 +25,7 @@ from cilkit.files import resolve
 from cilkit.methods import NEW_TEACHER, Method, get_method, trainable
 from cilkit.study import runs
 from cilkit.study.parameters import check_injected
-from cilkit.study.plan import PlannedRun, planned_run, run_name
+from cilkit.study.plan import PlannedRun, plan, planned_run, run_name
 from cilkit.study.provenance import code_version, environment
 from cilkit.study.runs import Run
 from cilkit.training import distributed as ranks
@@ -77,6 +77,7 @@ class Study:
         if ranks.launched_world_size() > 1:
             make_fabric(self.config)  # connects them, before anything takes time
         self.data = ranks.on_rank0(partial(open_data, data))
+        plan(self.split)  # a ValueError if two runs would share a folder
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
         if not _may_be_folder(self.folder):
             raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
