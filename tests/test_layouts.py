@@ -185,9 +185,7 @@ def test_a_data_set_in_a_folder_of_its_own_name_is_found_there(folder, camvid_fo
             inner = outer.joinpath(*["inner"] * (depth - 1), root.name)
             shutil.copytree(root, inner)
             litter(outer)
-            assert f"they lie deeper: set DATA to {inner}, or set DATA = 'toyscapes'" in refused(
-                outer
-            )
+            assert f"they lie deeper: set DATA to {inner}. See data/README.md" in refused(outer)
             assert open_data(inner).train
 
 

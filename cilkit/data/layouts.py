@@ -39,10 +39,10 @@ def find_layout(root: Path) -> str:
         if (root / layout.folders[0]).is_dir():
             return name
     found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
-    advice = _nested(root) or _other_release(root) or f"found {found}. See {GUIDE}"
+    advice = _nested(root) or _other_release(root) or f"found {found}"
     raise FileNotFoundError(
-        f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); {advice}, or set "
-        "DATA = 'toyscapes' to run without it"
+        f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); {advice}. See "
+        f"{GUIDE}, or set DATA = 'toyscapes' to run without it"
     )
 
 
