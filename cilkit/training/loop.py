@@ -95,9 +95,11 @@ class Training:
         self.fabric = make_fabric(config)
         ranks.share_batch(network)
         to_device(network, self.fabric, config)
-        self.weights = _as_one([weight for weight in network.parameters() if weight.requires_grad])
         self.adam = torch.optim.Adam(
-            [self.weights], config.learning_rate, weight_decay=config.weight_decay, fused=True
+            [weight for weight in network.parameters() if weight.requires_grad],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,  # one call of Adam for all weights, on the CPU too
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
         named = {"new": images} | {f"memory {i}": part for i, part in enumerate(memory)}
@@ -136,10 +138,8 @@ class Training:
                 self._finish_epoch(bar, scores)
                 if monitor is not None and monitor.show is not None and ranks.is_rank0():
                     monitor.show(self.name, pd.DataFrame(self.history))
-        network = self.network.cpu().to(memory_format=torch.contiguous_format)
-        for weight in network.parameters():
-            weight.data, weight.grad = weight.detach().clone(), None  # with memory of its own
-        network.eval().requires_grad_(True)
+        self.optimizer.zero_grad()
+        self.network.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
         return pd.DataFrame(self.history)
 
     def _run_epoch(self, bar: tqdm, checkpoint: Checkpoint | None) -> None:
@@ -157,7 +157,7 @@ class Training:
             logits = ranks.all_gather(self.model(pixels))
             terms = self.loss(logits, pixels, ranks.all_gather(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
-            self.optimizer.zero_grad(set_to_none=False)  # they stay parts of one
+            self.optimizer.zero_grad()
             # Fabric takes the mean of the ranks' gradients; wanted is their sum
             self.fabric.backward(sum(terms.values()) * ranks.world_size())
             self.optimizer.step()
@@ -168,7 +168,7 @@ class Training:
             bar.update()
             if checkpoint is not None and ranks.is_rank0() and checkpoint.due():
                 self._check_sums()
-                if self.weights.isfinite().all():  # else it fails soon
+                if all(w.isfinite().all() for w in self.network.parameters()):  # else it fails soon
                     checkpoint.save(*self._state())
         self._check_sums()
 
@@ -221,7 +221,8 @@ class Training:
     def _state(self) -> tuple[dict[str, Tensor], dict]:
         """All that the rest of the training depends on: tensors, and what fits into JSON."""
         tensors = {f"network.{k}": value for k, value in self.network.state_dict().items()}
-        tensors |= {f"adam.{k}": value for k, value in self.adam.state[self.weights].items()}
+        for index, kept in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{key}": value for key, value in kept.items()}
         tensors |= {f"sums.{term}": value for term, value in self.sums.items()}
         tensors |= {f"random.{kind}": get() for kind, (get, _) in self._generators().items()}
         facts = {
@@ -239,11 +240,22 @@ class Training:
 
         device = self.fabric.device
         self.network.load_state_dict(under("network"))
-        self.adam.state[self.weights] = {k: t.to(device) for k, t in under("adam").items()}
+        self.adam.load_state_dict(self._adam_state(under("adam")))
         self.history, self.step, self.seconds = facts["history"], facts["step"], facts["seconds"]
         self.sums = {term: tensors[f"sums.{term}"].to(device) for term in facts["terms"]}
         for kind, (_, put) in self._generators().items():
             put(tensors[f"random.{kind}"])
+
+    def _adam_state(self, tensors: Mapping[str, Tensor]) -> dict:
+        """Adam's own state_dict from tensors that are named by the index of a weight and a key."""
+        state = self.adam.state_dict()
+        for name, value in tensors.items():
+            index, key = int(name.split(".")[0]), name.split(".")[1]
+            weight = self.adam.param_groups[0]["params"][index]
+            if value.shape == weight.shape:  # in its memory format, which a file does not keep
+                value = torch.empty_like(weight).copy_(value)
+            state["state"].setdefault(index, {})[key] = value
+        return state
 
     def _generators(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
         """The global generators that dropout draws from: how to read and how to set each."""
@@ -252,22 +264,6 @@ class Training:
         if self.fabric.device.type in ("cuda", "mps"):
             generators[self.fabric.device.type] = (backend.get_rng_state, backend.set_rng_state)
         return generators
-
-
-def _as_one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
-    """One parameter that holds all weights; they become parts of it, their gradients of its own.
-
-    Adam needs a third of the time for it that it needs for some 200 small ones.
-    """
-    one = nn.Parameter(weights[0].new_empty(sum(weight.numel() for weight in weights)))
-    one.grad = torch.zeros_like(one)
-    start = 0
-    for weight in weights:
-        where = weight.shape, weight.stride(), start
-        weight.data = one.detach().as_strided(*where).copy_(weight.detach())
-        weight.grad = one.grad.as_strided(*where)
-        start += weight.numel()
-    return one
 
 
 def _batches(
