@@ -1,10 +1,7 @@
-import os
-import platform
 import random
 import re
 from dataclasses import replace
 
-import forked
 import numpy as np
 import pytest
 import torch
@@ -789,26 +786,6 @@ def test_auto_is_bf16_where_the_processor_multiplies_it(tiny, monkeypatch, capab
         pytest.skip("this machine has an accelerator, which decides instead of the processor")
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: capabilities)
     assert used_precision(replace(tiny, precision="auto")) == precision
-
-
-def test_freed_memory_serves_the_next_tensor_without_new_pages(tiny):
-    if platform.libc_ver()[0] != "glibc" or any("MALLOC" in name for name in os.environ):
-        pytest.skip("memory is not handed out by glibc in its own way here")
-    # a process of its own: where an allocation has failed once, glibc serves threads elsewhere
-    assert forked.call(use_memory_again, tiny) == 0
-
-
-def use_memory_again(config: TrainConfig) -> None:
-    import resource  # only Unix has it
-
-    make_fabric(config)
-    new_pages = []
-    for _ in range(8):
-        before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-        torch.ones(20_000_000)  # 80 MB, freed at once
-        new_pages.append(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-    # of 19531 pages of 4 KiB; where a chunk may begin differs at first
-    assert max(new_pages[4:]) < 100, new_pages
 
 
 # evaluation

@@ -1,9 +1,7 @@
 """Predictions of a network, its scores on a data set, and the device and precision for both."""
 
-import ctypes
 import logging
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, TypeVar
@@ -144,7 +142,6 @@ def _new_fabric(precision: str, processes: int) -> Fabric:
     """Of the processes that torchrun has started; variables of a scheduler, such as SLURM's, say
     what a job may use, not that its processes train together, so Lightning is not to read them.
     """
-    _keep_freed_memory()
     _use_own_cores()
     if processes == 1:
         return Fabric(devices=1, precision=precision, plugins=LightningEnvironment())
@@ -154,20 +151,6 @@ def _new_fabric(precision: str, processes: int) -> Fabric:
     fabric = Fabric(strategy=strategy, plugins=launcher, precision=precision, **nodes)
     fabric.launch()
     return fabric
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to 2 GB of freed memory for the next tensors, on Linux.
-
-    It would hand large tensors back to the system at once and get new ones page by page, which
-    takes a quarter of a loss's time.
-    """
-    if platform.libc_ver()[0] == "glibc" and not any("MALLOC" in name for name in os.environ):
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 10**9)
-        mallopt(M_TRIM_THRESHOLD, 2 * 10**9)
 
 
 @cache  # once: a number of threads that is set later stays
