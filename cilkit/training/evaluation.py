@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from cilkit.data.images import LabelledImages
+from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
@@ -44,7 +45,7 @@ def evaluate(
             "the network stands: data.test_set(stage)"
         )
     images.prepare(progress=ranks.is_rank0())
-    scores, share = MeanIoU(class_sets), _share(images)
+    scores, share = MeanIoU(class_sets, best_channels), _share(images)
     hidden = {"leave": False, "delay": 2, "disable": not ranks.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
