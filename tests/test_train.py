@@ -829,6 +829,17 @@ def test_scores_do_not_depend_on_how_images_are_grouped(uneven, teacher, tiny):
     assert scores.counts["task1"].sum() == labelled  # every pixel once, at its native size
 
 
+def test_logits_stay_where_they_are_until_they_are_counted(uneven, teacher, tiny, monkeypatch):
+    """On CUDA they would cross the bus: 40 MB for an image of 512 x 1024 and 19 classes."""
+    sets = uneven.split.class_sets(uneven.split.stage("T1"))
+    test = uneven.test_set("T1", height=24)
+    wanted, moved, cpu = evaluate(teacher, test, sets, tiny), [], torch.Tensor.cpu
+    monkeypatch.setattr(torch.Tensor, "cpu", lambda self: moved.append(self) or cpu(self))
+    found = evaluate(teacher, test, sets, tiny)
+    assert moved and not any(tensor.is_floating_point() for tensor in moved)
+    assert all(found.counts[name].equal(wanted.counts[name]) for name in sets)
+
+
 def test_evaluation_shows_each_image_once_in_batches_of_one_size(uneven, teacher, tiny):
     shapes = []
     teacher.register_forward_pre_hook(lambda _, inputs: shapes.append(tuple(inputs[0].shape)))

@@ -49,7 +49,8 @@ def evaluate(
     hidden = {"leave": False, "delay": 2, "disable": not ranks.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
-            scores.update(predict(network, pixels, config), labels, visible.start)
+            logits = _logits(network, pixels, config)
+            scores.update(logits, labels.to(logits.device), visible.start)
             bar.update(len(pixels))
     found = ranks.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
@@ -101,9 +102,14 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     It computes on the device and in the precision of training, so that scores repeat exactly;
     the network stays there, in evaluation mode.
     """
+    return _logits(network, images, config).cpu()
+
+
+def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+    """The same, still on the device: where scores are counted, only the counts leave it."""
     fabric = _kept_fabric(used_precision(config), ranks.launched_world_size())
     to_device(network, fabric, config).eval()
-    return forward_logits(network, images, fabric, config).cpu()
+    return forward_logits(network, images, fabric, config)
 
 
 def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
