@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from cilkit import subnormals
 from cilkit.data.images import LabelledImages
 from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
@@ -107,6 +108,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
 
 def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     """The same, still on the device: where scores are counted, only the counts leave it."""
+    subnormals.flush()
     fabric = _kept_fabric(used_precision(config), ranks.launched_world_size())
     to_device(network, fabric, config).eval()
     return forward_logits(network, images, fabric, config)
@@ -129,6 +131,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Under torchrun it connects the processes, each with a device of its own. A ValueError says
     so if they cannot share the batch evenly.
     """
+    subnormals.flush()
     processes = ranks.launched_world_size()
     if config.batch % processes:
         even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
