@@ -127,12 +127,12 @@ def warp(
 ) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) and labels (H, W), uint8, at other points: (3, h, w) in [0, 1], (h, w) long.
 
-    `affine` (2, 3) takes (x, y, 1), in pixels from the middle of what is wanted, to pixels from
-    the middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
+    `affine` (2, 3) takes (x, y, 1), in pixels from the middle of the crop, to pixels from the
+    middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
     Outside the image it is black and VOID.
     """
     (h, w), (in_h, in_w) = size, labels.shape
-    # affine_grid counts from -1 to 1, from border to border, in what is wanted and in the image
+    # affine_grid counts from -1 to 1, from border to border, in the crop and in the image
     theta = affine / torch.tensor([[in_w / 2], [in_h / 2]]) * torch.tensor([w / 2, h / 2, 1])
     points = affine_grid(theta[None], [1, 1, h, w], align_corners=False)  # (1, h, w, 2) as x, y
     image, labels = image.float() / 255, labels.float()

@@ -20,7 +20,7 @@ from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 
 Placed = TypeVar("Placed", ERFNet, Tensor)
@@ -45,25 +45,26 @@ def evaluate(
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
             "the network stands: data.test_set(stage)"
         )
-    images.prepare(progress=ranks.is_rank0())
+    images.prepare(progress=distributed.is_rank0())
     scores, share = MeanIoU(class_sets, best_channels), _share(images)
-    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_rank0()}
+    hidden = {"leave": False, "delay": 2, "disable": not distributed.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
             logits = _logits(network, pixels, config)
             scores.update(logits, labels.to(logits.device), visible.start)
             bar.update(len(pixels))
-    found = ranks.gather_objects(scores.counts)
+    found = distributed.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
 
 
 def _share(images: LabelledImages) -> LabelledImages:
     """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
-    if ranks.world_size() == 1:
+    if distributed.world_size() == 1:
         return images
     batch = torch.arange(len(images)) // evaluation_batch_size(images.load(0)[0])
-    return images.subset(torch.where(batch % ranks.world_size() == ranks.rank())[0].tolist())
+    own = batch % distributed.world_size() == distributed.rank()
+    return images.subset(own.nonzero()[:, 0].tolist())
 
 
 def evaluation_batch_size(image: Tensor) -> int:
@@ -109,7 +110,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
 def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     """The same, still on the device: where scores are counted, only the counts leave it."""
     subnormals.flush()
-    fabric = _kept_fabric(used_precision(config), ranks.launched_world_size())
+    fabric = _kept_fabric(used_precision(config), distributed.launched_world_size())
     to_device(network, fabric, config).eval()
     return forward_logits(network, images, fabric, config)
 
@@ -132,7 +133,7 @@ def make_fabric(config: TrainConfig) -> Fabric:
     so if they cannot share the batch evenly.
     """
     subnormals.flush()
-    processes = ranks.launched_world_size()
+    processes = distributed.launched_world_size()
     if config.batch % processes:
         even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
         raise ValueError(
@@ -157,7 +158,7 @@ def _new_fabric(precision: str, processes: int) -> Fabric:
         return Fabric(devices=1, precision=precision, plugins=LightningEnvironment())
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = {"devices": here, "num_nodes": processes // here}
-    strategy, launcher = DDPStrategy(timeout=ranks.PATIENCE), TorchElasticEnvironment()
+    strategy, launcher = DDPStrategy(timeout=distributed.PATIENCE), TorchElasticEnvironment()
     fabric = Fabric(strategy=strategy, plugins=launcher, precision=precision, **nodes)
     fabric.launch()
     return fabric

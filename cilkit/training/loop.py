@@ -22,7 +22,7 @@ from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.limits import usable_cores
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import evaluate, make_fabric, to_device
 
@@ -90,10 +90,10 @@ class Training:
             )
         self.network, self.loss, self.config, self.seed = network, loss, config, seed
         self.name, self.frozen = name, frozen
-        for part in frozen:
-            part.requires_grad_(False)
+        for module in frozen:
+            module.requires_grad_(False)
         self.fabric = make_fabric(config)
-        ranks.share_batch(network)
+        distributed.share_batch(network)
         to_device(network, self.fabric, config)
         self.adam = torch.optim.Adam(
             [weight for weight in network.parameters() if weight.requires_grad],
@@ -102,10 +102,10 @@ class Training:
             fused=True,  # one call of Adam for all weights, on the CPU too
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
-        named = {"new": images} | {f"memory {i}": part for i, part in enumerate(memory)}
+        named = {"new": images} | {f"memory {i}": stage for i, stage in enumerate(memory)}
         self.sources = [
-            Augmented(part, config.augmentation, seed, name, progress=ranks.is_rank0())
-            for name, part in named.items()
+            Augmented(source, config.augmentation, seed, name, progress=distributed.is_rank0())
+            for name, source in named.items()
         ]
         self.history: list[dict] = []  # a row for each finished epoch
         self._start_epoch()
@@ -127,16 +127,16 @@ class Training:
 
         Raises FloatingPointError in the step after the one in which the loss is not finite.
         """
-        if checkpoint is not None and (kept := ranks.on_rank0(checkpoint.load)) is not None:
+        if checkpoint is not None and (kept := distributed.on_rank0(checkpoint.load)) is not None:
             self._restore(*kept)
         total, done = self.config.epochs * self.steps, self.epoch * self.steps + self.step
-        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_rank0()}
+        shown = {"desc": self.name, "unit": "step", "disable": not distributed.is_rank0()}
         with tqdm(total=total, initial=done, mininterval=1, **shown) as bar:
             while self.epoch < self.config.epochs:
                 self._run_epoch(bar, checkpoint)
                 scores = self._score(monitor)
                 self._finish_epoch(bar, scores)
-                if monitor is not None and monitor.show is not None and ranks.is_rank0():
+                if monitor is not None and monitor.show is not None and distributed.is_rank0():
                     monitor.show(self.name, pd.DataFrame(self.history))
         self.optimizer.zero_grad()
         self.network.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
@@ -145,8 +145,8 @@ class Training:
     def _run_epoch(self, bar: tqdm, checkpoint: Checkpoint | None) -> None:
         before, started = self.seconds, perf_counter()
         self.model.train()
-        for part in self.frozen:
-            part.eval()
+        for module in self.frozen:
+            module.eval()
         for source in self.sources:
             source.epoch = self.epoch
         for pixels, labels in self._batches_left():
@@ -154,19 +154,19 @@ class Training:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
             pixels = to_device(pixels, self.fabric, self.config)
             labels = labels.to(self.fabric.device)
-            logits = ranks.all_gather(self.model(pixels))
-            terms = self.loss(logits, pixels, ranks.all_gather(labels))
+            logits = distributed.all_gather(self.model(pixels))
+            terms = self.loss(logits, pixels, distributed.all_gather(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
             self.optimizer.zero_grad()
             # Fabric takes the mean of the ranks' gradients; wanted is their sum
-            self.fabric.backward(sum(terms.values()) * ranks.world_size())
+            self.fabric.backward(sum(terms.values()) * distributed.world_size())
             self.optimizer.step()
             for term, value in terms.items():
                 self.sums[term] = self.sums.get(term, 0) + value.detach()
             self.step += 1
             self.seconds = before + perf_counter() - started
             bar.update()
-            if checkpoint is not None and ranks.is_rank0() and checkpoint.due():
+            if checkpoint is not None and distributed.is_rank0() and checkpoint.due():
                 self._check_sums()
                 if all(w.isfinite().all() for w in self.network.parameters()):  # else it fails soon
                     checkpoint.save(*self._state())
@@ -267,14 +267,14 @@ class Training:
 
 
 def _batches(
-    parts: Sequence[Augmented], config: TrainConfig, seed: int, done: int
+    sources: Sequence[Augmented], config: TrainConfig, seed: int, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of the first source without its first `done` batches, with as many replayed images.
 
     The replayed images of a batch come from all other sources together, which start again as often
     as needed. Orders are drawn from (seed, epoch) alone. Each rank gets its share of each batch.
     """
-    images, *memory = parts
+    images, *memory = sources
     loaders = [_loader(images, len(images), config, done, seed, "order", images.epoch)]
     if memory:
         remembered, purpose = ConcatDataset(memory), ("memory order", images.epoch)
@@ -294,8 +294,8 @@ def _loader(
     whole = torch.cat(order)[done * config.batch : count - count % config.batch]
     return DataLoader(
         images,
-        config.batch // ranks.world_size(),
-        sampler=ranks.shard(whole).tolist(),
+        config.batch // distributed.world_size(),
+        sampler=distributed.shard(whole).tolist(),
         num_workers=min(config.workers, usable_cores()),
         generator=generator,
     )
