@@ -1,6 +1,7 @@
 """`python -m benchmarks [figure ...]` prints what was measured as a Markdown table."""
 
 import argparse
+import os
 import platform
 import sys
 from pathlib import Path
@@ -39,13 +40,15 @@ def main() -> None:
 
 
 def machine() -> str:
-    """Processor, threads and versions, in one line."""
+    """Processor, threads, versions, and whether glibc keeps freed memory, in one line."""
     lines = Path("/proc/cpuinfo").read_text().splitlines() if sys.platform == "linux" else []
     names = [line.split(": ")[1] for line in lines if line.startswith("model name")]
     processor = names[0] if names else platform.processor() or platform.machine()
+    kept = [f"{name}={value}" for name, value in sorted(os.environ.items()) if "MALLOC_" in name]
     return (
         f"{device().type}, {processor}, {torch.get_num_threads()} threads, {platform.system()}, "
-        f"Python {platform.python_version()}, torch {torch.__version__}"
+        f"Python {platform.python_version()}, torch {torch.__version__}, "
+        f"{' '.join(kept) or 'MALLOC_* not set: see the Makefile'}"
     )
 
 

@@ -16,7 +16,6 @@ from cilkit.methods import METHODS
 from cilkit.networks.erfnet import ERFNet
 from cilkit.training import loop
 from cilkit.training.config import PRESETS, TrainConfig
-from cilkit.training.evaluation import make_fabric
 from cilkit.training.stage import fit_stage
 
 CAMVID = Path(os.environ.get("CAMVID", ROOT.parent / "shared" / "camvid"))
@@ -57,7 +56,6 @@ def idle_row(name: str, data: StreetScenes, config: TrainConfig, most: int) -> R
 def reading(count: int = 12, size: tuple[int, int] = (1024, 2048), repeats: int = 9) -> list[Row]:
     """Samples of a data set too large to keep decoded, on one core, with the paper's choices."""
     config = PRESETS["paper"]
-    make_fabric(config)  # freed memory is kept, as it is in a training
 
     def all_of(get: Callable[[int], object], cache: str) -> Callable[[], None]:
         def work() -> None:

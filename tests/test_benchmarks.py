@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from benchmarks import data, explorers, growth, scoring, start, steps, textbook
-from benchmarks.__main__ import FIGURES
+from benchmarks.__main__ import FIGURES, machine
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
 from cilkit.classes import VOID
@@ -92,6 +92,14 @@ def test_imports_are_timed_in_interpreters_of_their_own(monkeypatch):
     monkeypatch.setattr(start.subprocess, "run", lambda command, check: ran.append(command[-1]))
     assert len(start.imports(repeats=1)) == 3
     assert ran == ["import torch", "import torch, cilkit"] * 2
+
+
+def test_the_line_of_the_machine_says_whether_freed_memory_is_kept(monkeypatch):
+    monkeypatch.setenv("MALLOC_MMAP_THRESHOLD_", "5")
+    monkeypatch.delenv("MALLOC_TRIM_THRESHOLD_", raising=False)
+    assert machine().endswith("MALLOC_MMAP_THRESHOLD_=5")
+    monkeypatch.delenv("MALLOC_MMAP_THRESHOLD_")
+    assert machine().endswith("MALLOC_* not set: see the Makefile")
 
 
 def test_a_row_says_whether_its_goal_holds():

@@ -9,7 +9,6 @@ from cilkit.networks.erfnet import (
     Encoder,
     ERFNet,
     NonBottleneck1d,
-    _pooled,
     add_classes,
     add_decoder,
     start_as_identity,
@@ -65,16 +64,6 @@ def test_the_state_dict_has_the_names_of_the_published_files():
     wanted += ["decoder.output_conv.weight", "decoder.output_conv.bias"]
     assert len(wanted) == 343
     assert names == wanted
-
-
-@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_pooling_without_a_gradient_finds_the_same_maxima(images, layout, dtype):
-    images = images.to(dtype).contiguous(memory_format=layout)
-    wanted = F.max_pool2d(images, 2)
-    assert wanted.unique().numel() > 10
-    assert _pooled(images).equal(wanted) and _pooled(images).stride() == wanted.stride()
-    assert _pooled(images.requires_grad_()).equal(wanted)
 
 
 def test_every_gradient_is_that_of_the_network_written_out(network, images):

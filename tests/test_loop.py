@@ -95,6 +95,29 @@ def test_a_stopped_training_ends_with_the_same_bits_as_an_unbroken_one(train, tm
         assert same(train(name, Stopping(file)), unbroken), stop_after
 
 
+def test_in_bf16_too_and_adam_goes_on_in_the_memory_format_of_the_weights(
+    train, tiny, tmp_path, monkeypatch
+):
+    """A file keeps no strides, and on CUDA the fused Adam refuses any but those of the weights."""
+    config = replace(tiny, epochs=2, batch=2, precision="bf16-mixed")
+    unbroken, loaded = train("T1", config=config), []
+
+    def load(self, state):
+        put(self, state)
+        for weight, kept in self.state.items():
+            loaded.append((weight.stride(), kept["exp_avg"].stride(), kept["exp_avg_sq"].stride()))
+
+    put = torch.optim.Adam.load_state_dict
+    monkeypatch.setattr(torch.optim.Adam, "load_state_dict", load)
+    with pytest.raises(Stop):
+        train("T1", Stopping(tmp_path / "a", 4), config)
+    assert same(train("T1", Stopping(tmp_path / "a"), config), unbroken)
+    weights = list(unbroken[0].parameters())
+    assert len(loaded) == len(weights)
+    assert all(of_weight == of_mean == of_square for of_weight, of_mean, of_square in loaded)
+    assert loaded[0][0] != weights[0].stride()  # a trained network is contiguous again
+
+
 def test_a_training_may_be_stopped_again_and_again(train, tmp_path, capsys):
     file, stops = tmp_path / "T1.checkpoint", 0
     while True:

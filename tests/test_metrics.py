@@ -4,6 +4,7 @@ import pytest
 import torch
 from torch.nn import functional as F
 
+from cilkit import fast_metrics, metrics
 from cilkit.classes import VOID
 from cilkit.metrics import MeanIoU
 
@@ -239,8 +240,27 @@ def test_any_number_of_class_sets_is_counted_together():
         assert alone.counts[name].tolist() == naive_counts(logits, labels, classes)
 
 
-@pytest.mark.parametrize("most", [1, 30, 2**17])
-def test_kinds_that_do_not_occur_may_be_left_out_at_any_time(batches, monkeypatch, most):
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_the_fast_twin_predicts_the_same(layout):
+    generator = torch.Generator().manual_seed(0)
+    for ties in (False, True):
+        logits = 3 * torch.randn(2, 12, 8, 16, generator=generator)
+        logits = (logits.round() if ties else logits).contiguous(memory_format=layout)
+        for first in (0, 4):
+            sets = {
+                f"{a}-{b}": slice(first + a, first + b) for a in range(12) for b in range(a + 1, 13)
+            }
+            plain = metrics.best_channels(logits, sets, first)
+            fast = fast_metrics.best_channels(logits, sets, first)
+            assert all(plain[name].equal(fast[name].long()) for name in sets)
+            assert plain["0-12"].unique().numel() == 12
+    assert logits[0, :, 0, 0].unique().numel() < 12  # ties did occur
+
+
+@pytest.mark.parametrize("most", [1, 10, 2**62])
+def test_joint_predictions_may_be_counted_for_any_number_of_sets_at_once(
+    batches, monkeypatch, most
+):
     monkeypatch.setattr("cilkit.metrics.MOST_JOINT_PREDICTIONS", most)
     for logits, labels in batches:
         scores = score(logits, labels)

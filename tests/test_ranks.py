@@ -33,7 +33,7 @@ from cilkit.networks.erfnet import ERFNet
 from cilkit.study import runs, study
 from cilkit.study.__main__ import main
 from cilkit.study.study import Study
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import PRESETS, differences
 from cilkit.training.evaluation import evaluate, make_fabric
@@ -113,23 +113,23 @@ def work(root: Path, folder: Path) -> None:
     for images in (everything, everything.subset(range(6))):
         scores = evaluate(networks[19], images, sets, CONFIG)
         tensors |= {f"{len(images)} {task}": counts for task, counts in scores.counts.items()}
-    if ranks.is_rank0():
+    if distributed.is_rank0():
         save_file(tensors, folder / "tensors")
 
 
 def die(root: str, folder: Path) -> None:
     """A run whose second process is killed in the second step; the first one is kept."""
-    gather, calls = ranks.all_gather, []
+    gather, calls = distributed.all_gather, []
 
     def killed_at_last(share: torch.Tensor) -> torch.Tensor:
         calls.append(share)  # logits and labels of each step
-        if len(calls) == 3 and not ranks.is_rank0():
+        if len(calls) == 3 and not distributed.is_rank0():
             os.kill(os.getpid(), signal.SIGKILL)
         return gather(share)
 
     keen = type("Keen", (FileCheckpoint,), {"due": lambda self: True})
     with (
-        patch.object(ranks, "all_gather", killed_at_last),
+        patch.object(distributed, "all_gather", killed_at_last),
         patch.object(study, "FileCheckpoint", keen),
     ):
         run(root, folder)
@@ -227,8 +227,8 @@ def test_two_processes_count_every_pixel_as_one_does(alone, together):
 def test_in_one_process_the_layers_are_those_of_torch():
     x = torch.randn(4, 8, 5, 6, generator=torch.Generator().manual_seed(0))
     for ours, theirs in (
-        (ranks.BatchNorm2d(8), nn.BatchNorm2d(8)),
-        (ranks.Dropout2d(0.5), nn.Dropout2d(0.5)),
+        (distributed.BatchNorm2d(8), nn.BatchNorm2d(8)),
+        (distributed.Dropout2d(0.5), nn.Dropout2d(0.5)),
     ):
         for training in (True, False):
             found = []
@@ -291,11 +291,11 @@ def test_what_two_processes_began_one_may_end(broken, noisy, capsys):
 
 
 def test_a_batch_that_cannot_be_shared_is_refused_before_anything_starts(monkeypatch, tmp_path):
-    monkeypatch.setattr(ranks, "launched_world_size", lambda: 4)
+    monkeypatch.setattr(distributed, "launched_world_size", lambda: 4)
     text = "4 processes cannot share a batch of 6 images evenly; start a number .*: 1, 2, 3, 6$"
     with pytest.raises(ValueError, match=text):
         Study(tmp_path / "no data", tmp_path, "paper")
-    assert ranks.world_size() == 1
+    assert distributed.world_size() == 1
 
 
 def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
@@ -306,7 +306,7 @@ def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
             self.file = file
 
         def acquire(self, timeout):
-            assert timeout < ranks.PATIENCE.total_seconds()
+            assert timeout < distributed.PATIENCE.total_seconds()
             tries.append(timeout)
             if len(tries) < 3:
                 raise Timeout(self.file)
@@ -316,7 +316,7 @@ def test_who_waits_for_a_run_lets_the_others_know(monkeypatch, tmp_path):
 
     told = []
     monkeypatch.setattr(study, "FileLock", Busy)
-    monkeypatch.setattr(ranks, "on_rank0", lambda function: told.append(function()) or told[-1])
+    monkeypatch.setattr(distributed, "on_rank0", lambda call: told.append(call()) or told[-1])
     with study._exclusive(tmp_path / "runs" / "T1"):
         assert told == [False, False, True]
     assert tries[-1] == "released"

@@ -16,8 +16,9 @@ MODULES = {
     for file in sorted((ROOT / "cilkit").rglob("*.py"))
 }
 ORDER = [  # a room imports from itself and from those before it
-    *("checks", "limits", "files", "classes", "splits", "toyscapes", "data", "networks", "losses"),
-    *("metrics", "fast_metrics", "methods", "training", "study", "results", "explore"),
+    *("checks", "subnormals", "limits", "files", "classes", "splits", "toyscapes", "data"),
+    *("networks", "losses", "metrics", "fast_metrics", "methods", "training", "study", "results"),
+    "explore",
 ]
 METHOD_NAMES = {FIRST_STAGE.name, *trainable()}
 

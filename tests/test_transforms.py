@@ -262,7 +262,7 @@ def test_a_crop_shows_the_place_that_its_map_says(divides):
     seen = 0
     for _ in range(20):
         draws = torch.rand(5, generator=generator).tolist()
-        place = augmentation._place((64, 128), (24, 48), *draws)
+        place = augmentation._affine((64, 128), (24, 48), *draws)
         image, labels = warp(coordinates, (2 * x).to(torch.uint8), (24, 48), place)
         down, right = torch.meshgrid(
             torch.arange(24) - 11.5, torch.arange(48) - 23.5, indexing="ij"
@@ -295,7 +295,7 @@ def test_enlarging_alone_is_torchvisions_bilinear_resize():
 
 def test_turning_alone_is_torchvisions_rotation():
     image, still = noise(3, 32, 64), replace(STILL, rotation=10)
-    place = still._place((32, 64), (32, 64), 1.0, 1.0, 0.0, 0.0, 0.0)
+    place = still._affine((32, 64), (32, 64), 1.0, 1.0, 0.0, 0.0, 0.0)
     got, labels = warp(image, image[0], (32, 64), place)
     wanted = plainly.rotate(image.float() / 255, 10, InterpolationMode.BILINEAR)
     whole = plainly.rotate(torch.ones(1, 32, 64), 10, InterpolationMode.BILINEAR)[0] > 0.999

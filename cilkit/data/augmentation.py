@@ -7,7 +7,7 @@ from math import ceil, cos, floor, radians, sin
 
 import torch
 from torch import Tensor
-from torch.nn.functional import avg_pool2d, grid_sample
+from torch.nn.functional import affine_grid, avg_pool2d, grid_sample
 from torch.utils.data import Dataset
 from torchvision.transforms.v2 import functional as colours
 
@@ -127,52 +127,33 @@ def warp(
 ) -> tuple[Tensor, Tensor]:
     """Image (3, H, W) and labels (H, W), uint8, at other points: (3, h, w) in [0, 1], (h, w) long.
 
-    `affine` (2, 3) takes (x, y, 1), in pixels from the middle of what is wanted, to pixels from
-    the middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
+    `affine` (2, 3) takes (x, y, 1), in pixels from the middle of the crop, to pixels from the
+    middle of the image. Colours are interpolated once, labels are those of the nearest pixel.
     Outside the image it is black and VOID.
     """
-    # so many points on each side of a pixel that no pixel of the image is left out
+    (h, w), (in_h, in_w) = size, labels.shape
+    # affine_grid counts from -1 to 1, from border to border, in the crop and in the image
+    theta = affine / torch.tensor([[in_w / 2], [in_h / 2]]) * torch.tensor([w / 2, h / 2, 1])
+    points = affine_grid(theta[None], [1, 1, h, w], align_corners=False)  # (1, h, w, 2) as x, y
+    image, labels = image.float() / 255, labels.float()
+    at_labels = _at(points, labels[None], "nearest")[0].long()  # (h, w)
+    # so many points on each side of a pixel that no pixel of the image is left out: an image made
+    # smaller would flicker
     supersampling = max(1, ceil(affine[:, :2].norm(dim=0).max().item() - 1e-3))
-    side = torch.tensor(labels.shape[::-1])  # W, H
-    middle = side / 2 + affine[:, 2]
-    reach = affine[:, :2].abs() @ torch.tensor(size[::-1]).float() / 2
-    low = (middle - reach).floor().sub(1).clamp(min=0).minimum(side - 1)
-    high = (middle + reach).ceil().add(1).minimum(side).maximum(low + 1)
-    (left, top), (right, bottom) = low.int().tolist(), high.int().tolist()
-    image = image[:, top:bottom, left:right].float().div_(255)  # no more of it than is needed
-    labels = labels[None, top:bottom, left:right].float()
-    half = (high - low)[:, None] / 2
-    affine = torch.cat([affine[:, :2], (middle - (low + high) / 2)[:, None]], dim=1) / half
-    points = _points(size, affine)  # (h, w, 2), from -1 to 1 in what was cut out
-    labels = _at(points, labels, "nearest")[0].long()
-    # an image made smaller would flicker: each pixel is the mean of points closer than its own
-    image = _at(
-        points if supersampling == 1 else _points(size, affine, supersampling), image, "bilinear"
-    )
-    image = avg_pool2d(image, supersampling) if supersampling > 1 else image
-    image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
-    if points[:: size[0] - 1, :: size[1] - 1].abs().max() > 1:  # a corner is outside
-        x, y = points.unbind(dim=-1)
-        nothing = x.abs().maximum(y.abs()) > 1  # (h, w)
-        image.mul_(~nothing)
-        labels.masked_fill_(nothing, VOID)
-    return image, labels
-
-
-def _points(size: tuple[int, int], affine: Tensor, supersampling: int = 1) -> Tensor:
-    """Where the pixels of an area come from: (h, w, 2) as x, y.
-
-    With `supersampling` that many times as many points on each side.
-    """
-    y, x = ((torch.arange(side * supersampling) + 0.5) / supersampling - side / 2 for side in size)
-    across, down, origin = affine[..., None].unbind(dim=1)  # (2, 1) each
-    points = (across * x)[:, None] + (down * y + origin)[..., None]  # (2, h, w)
-    return points.permute(1, 2, 0)  # two planes in memory, which grid_sample reads faster
+    if supersampling == 1:
+        at_image = _at(points, image, "bilinear")  # (3, h, w)
+    else:
+        finer = [1, 1, supersampling * h, supersampling * w]
+        finer_points = affine_grid(theta[None], finer, align_corners=False)
+        at_image = avg_pool2d(_at(finer_points, image, "bilinear"), supersampling)  # (3, h, w)
+    outside = points[0].abs().amax(dim=-1) > 1  # (h, w)
+    at_image.clamp_(0, 1)  # the four weights of a point sum to 1 but for the last digit
+    return at_image.masked_fill_(outside, 0), at_labels.masked_fill_(outside, VOID)
 
 
 def _at(points: Tensor, picture: Tensor, mode: str) -> Tensor:
-    """A picture (C, H, W) at points (h, w, 2); beyond its border it goes on as it ends."""
-    return grid_sample(picture[None], points[None], mode, "border", align_corners=False)[0]
+    """A picture (C, H, W) at points (1, h, w, 2); beyond its border it goes on as it ends."""
+    return grid_sample(picture[None], points, mode, "border", align_corners=False)[0]
 
 
 def adjust_hue(image: Tensor, turn: float) -> Tensor:

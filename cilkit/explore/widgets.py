@@ -30,6 +30,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 from traitlets import Unicode
 
+from cilkit import subnormals
 from cilkit.classes import VOID, Stage, belongs
 from cilkit.explore import plots
 from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
@@ -119,6 +120,7 @@ class Explorer(VBox):
             self._update()
 
     def _update(self, change: dict | None = None) -> None:
+        subnormals.flush()  # JupyterLab answers in a thread that is older than the kit's import
         try:
             values = {name: control.value for name, control in self.controls.items()}
             self.figure, sentence = self.draw(self.figure, **values)

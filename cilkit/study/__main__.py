@@ -6,7 +6,7 @@ from cilkit.checks import unknown
 from cilkit.methods import trainable
 from cilkit.study.parameters import parse
 from cilkit.study.study import Study
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 
 
 def main(*given: str) -> None:
@@ -32,7 +32,7 @@ def main(*given: str) -> None:
         raise ValueError(unknown("method", method, list(known)))
     study = Study(**{name.lower(): value for name, value in parameters.items()})
     run = study.run(stage, method)
-    if ranks.is_rank0():
+    if distributed.is_rank0():
         print(run.folder, run.miou.to_string(float_format="{:.1f}".format), sep="\n")
 
 

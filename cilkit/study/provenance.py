@@ -20,7 +20,7 @@ from torch import nn
 
 from cilkit.methods import Memory, Method
 from cilkit.study.definitions import Definitions, parse, without_prose
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import make_fabric, used_precision
 
@@ -69,7 +69,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
         "device": make_fabric(config).device.type,
         "precision": used_precision(config),
         "threads": torch.get_num_threads(),
-        "processes": ranks.world_size(),
+        "processes": distributed.world_size(),
     }
 
 

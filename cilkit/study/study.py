@@ -28,7 +28,7 @@ from cilkit.study.parameters import check_injected
 from cilkit.study.plan import PlannedRun, plan, planned_run, run_name
 from cilkit.study.provenance import code_version, environment
 from cilkit.study.runs import Run
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig, differences, get_config
 from cilkit.training.evaluation import evaluate, make_fabric
@@ -74,9 +74,9 @@ class Study:
         check_path("RUNS", runs)
         self.config: TrainConfig = get_config(preset, **changes)
         self.preset, self.seed, self.show = preset, seed, show
-        if ranks.launched_world_size() > 1:
+        if distributed.launched_world_size() > 1:
             make_fabric(self.config)  # connects them, before anything takes time
-        self.data = ranks.on_rank0(partial(open_data, data))
+        self.data = distributed.on_rank0(partial(open_data, data))
         plan(self.split)  # a ValueError if two runs would share a folder
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
         if not _may_be_folder(self.folder):
@@ -106,7 +106,7 @@ class Study:
         """The ratings by which LWM chooses its memory of a stage: a row for each image."""
         model = self.run(stage, method)
         images = self._new_images(stage)
-        return ranks.on_rank0(lambda: rate(images, model.network(), self.config))
+        return distributed.on_rank0(lambda: rate(images, model.network(), self.config))
 
     def memory(self, stage: str, method: str | Method = "LWM") -> LabelledImages:
         """The images that a method remembers of a stage, with the labels of that stage.
@@ -137,16 +137,16 @@ class Study:
             for role in ("teacher", "new_teacher")
             if (needed := getattr(planned, role)) is not None
         }
-        config = ranks.on_rank0(lambda: self._describe(planned, models))
+        config = distributed.on_rank0(lambda: self._describe(planned, models))
         folder = self.folder / planned.name
-        found, _ = ranks.on_rank0(lambda: _matching(folder, config))
+        found, _ = distributed.on_rank0(lambda: _matching(folder, config))
         if found is not None:
             return found
         with _exclusive(folder):
-            found, differ = ranks.on_rank0(lambda: _matching(folder, config))
+            found, differ = distributed.on_rank0(lambda: _matching(folder, config))
             if found is not None:
                 return found  # another process has trained it while we waited
-            if differ and ranks.is_rank0():
+            if differ and distributed.is_rank0():
                 names = ", ".join(differ)
                 print(f"{folder.name} was trained with other {names}: training again.")
             return self._train(planned, models, config, folder)
@@ -154,7 +154,7 @@ class Study:
     def _train(
         self, planned: PlannedRun, models: Mapping[str, Run], config: dict, folder: Path
     ) -> Run:
-        ranks.on_rank0(lambda: check_labels(self.data))
+        distributed.on_rank0(lambda: check_labels(self.data))
         method, stage, height = planned.method, planned.stage, self.config.height
         labels = "all" if method.extends else method.labels  # of the classes that it has learned
         learned = stage.visible(labels)
@@ -187,7 +187,7 @@ class Study:
         test = self.data.test_set(stage.name, height, labels=labels)
         scores = evaluate(network, test, sets, self.config)
         result = (network, config, history, scores)
-        return ranks.on_rank0(lambda: self._save(folder, checkpoint, *result))
+        return distributed.on_rank0(lambda: self._save(folder, checkpoint, *result))
 
     def _save(self, folder: Path, checkpoint: FileCheckpoint, *result: object) -> Run:
         if runs.is_finished(folder):  # not before there is a better one
@@ -244,8 +244,8 @@ def _exclusive(folder: Path) -> Iterator[None]:
     """
     file, waits = folder.with_name(f".{folder.name}.lock"), False
     lock = FileLock(file)  # freed by the system if we crash
-    while not ranks.on_rank0(lambda: _acquired(lock, folder.parent)):
-        if not waits and ranks.is_rank0():
+    while not distributed.on_rank0(lambda: _acquired(lock, folder.parent)):
+        if not waits and distributed.is_rank0():
             print(f"{folder.name}: another process trains it; waiting. If none does, delete {file}")
         waits = True
     try:
@@ -277,7 +277,7 @@ def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
     try:
         yield
     except KeyboardInterrupt:
-        if checkpoint.file.is_file() and ranks.is_rank0():
+        if checkpoint.file.is_file() and distributed.is_rank0():
             print(
                 "Stopped. What was trained is kept: run the cell again, and it goes on from there."
             )

@@ -1,9 +1,7 @@
 """Predictions of a network, its scores on a data set, and the device and precision for both."""
 
-import ctypes
 import logging
 import os
-import platform
 from collections.abc import Iterator, Mapping
 from functools import cache
 from typing import Literal, TypeVar
@@ -16,11 +14,13 @@ from torch import Tensor
 from torch.utils.data import default_collate
 from tqdm import tqdm
 
+from cilkit import subnormals
 from cilkit.data.images import LabelledImages
+from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 
 Placed = TypeVar("Placed", ERFNet, Tensor)
@@ -45,24 +45,26 @@ def evaluate(
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
             "the network stands: data.test_set(stage)"
         )
-    images.prepare(progress=ranks.is_rank0())
-    scores, share = MeanIoU(class_sets), _share(images)
-    hidden = {"leave": False, "delay": 2, "disable": not ranks.is_rank0()}
+    images.prepare(progress=distributed.is_rank0())
+    scores, share = MeanIoU(class_sets, best_channels), _share(images)
+    hidden = {"leave": False, "delay": 2, "disable": not distributed.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
-            scores.update(predict(network, pixels, config), labels, visible.start)
+            logits = _logits(network, pixels, config)
+            scores.update(logits, labels.to(logits.device), visible.start)
             bar.update(len(pixels))
-    found = ranks.gather_objects(scores.counts)
+    found = distributed.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
 
 
 def _share(images: LabelledImages) -> LabelledImages:
     """The images that this rank evaluates: if all are of one size, whole batches of `evaluate`."""
-    if ranks.world_size() == 1:
+    if distributed.world_size() == 1:
         return images
     batch = torch.arange(len(images)) // evaluation_batch_size(images.load(0)[0])
-    return images.subset(torch.where(batch % ranks.world_size() == ranks.rank())[0].tolist())
+    own = batch % distributed.world_size() == distributed.rank()
+    return images.subset(own.nonzero()[:, 0].tolist())
 
 
 def evaluation_batch_size(image: Tensor) -> int:
@@ -102,9 +104,15 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     It computes on the device and in the precision of training, so that scores repeat exactly;
     the network stays there, in evaluation mode.
     """
-    fabric = _kept_fabric(used_precision(config), ranks.launched_world_size())
+    return _logits(network, images, config).cpu()
+
+
+def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+    """The same, still on the device: where scores are counted, only the counts leave it."""
+    subnormals.flush()
+    fabric = _kept_fabric(used_precision(config), distributed.launched_world_size())
     to_device(network, fabric, config).eval()
-    return forward_logits(network, images, fabric, config).cpu()
+    return forward_logits(network, images, fabric, config)
 
 
 def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
@@ -124,7 +132,8 @@ def make_fabric(config: TrainConfig) -> Fabric:
     Under torchrun it connects the processes, each with a device of its own. A ValueError says
     so if they cannot share the batch evenly.
     """
-    processes = ranks.launched_world_size()
+    subnormals.flush()
+    processes = distributed.launched_world_size()
     if config.batch % processes:
         even = [str(n) for n in range(1, config.batch + 1) if config.batch % n == 0]
         raise ValueError(
@@ -144,30 +153,15 @@ def _new_fabric(precision: str, processes: int) -> Fabric:
     """Of the processes that torchrun has started; variables of a scheduler, such as SLURM's, say
     what a job may use, not that its processes train together, so Lightning is not to read them.
     """
-    _keep_freed_memory()
     _use_own_cores()
     if processes == 1:
         return Fabric(devices=1, precision=precision, plugins=LightningEnvironment())
     here = int(os.environ["LOCAL_WORLD_SIZE"])
     nodes = {"devices": here, "num_nodes": processes // here}
-    strategy, launcher = DDPStrategy(timeout=ranks.PATIENCE), TorchElasticEnvironment()
+    strategy, launcher = DDPStrategy(timeout=distributed.PATIENCE), TorchElasticEnvironment()
     fabric = Fabric(strategy=strategy, plugins=launcher, precision=precision, **nodes)
     fabric.launch()
     return fabric
-
-
-@cache
-def _keep_freed_memory() -> None:
-    """Let glibc keep up to 2 GB of freed memory for the next tensors, on Linux.
-
-    It would hand large tensors back to the system at once and get new ones page by page, which
-    takes a quarter of a loss's time.
-    """
-    if platform.libc_ver()[0] == "glibc" and not any("MALLOC" in name for name in os.environ):
-        M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3  # numbers of mallopt(3)
-        mallopt = ctypes.CDLL(None).mallopt
-        mallopt(M_MMAP_THRESHOLD, 10**9)
-        mallopt(M_TRIM_THRESHOLD, 2 * 10**9)
 
 
 @cache  # once: a number of threads that is set later stays

@@ -22,7 +22,7 @@ from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.limits import usable_cores
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import evaluate, make_fabric, to_device
 
@@ -90,20 +90,22 @@ class Training:
             )
         self.network, self.loss, self.config, self.seed = network, loss, config, seed
         self.name, self.frozen = name, frozen
-        for part in frozen:
-            part.requires_grad_(False)
+        for module in frozen:
+            module.requires_grad_(False)
         self.fabric = make_fabric(config)
-        ranks.share_batch(network)
+        distributed.share_batch(network)
         to_device(network, self.fabric, config)
-        self.weights = _as_one([weight for weight in network.parameters() if weight.requires_grad])
         self.adam = torch.optim.Adam(
-            [self.weights], config.learning_rate, weight_decay=config.weight_decay, fused=True
+            [weight for weight in network.parameters() if weight.requires_grad],
+            config.learning_rate,
+            weight_decay=config.weight_decay,
+            fused=True,  # one call of Adam for all weights, on the CPU too
         )
         self.model, self.optimizer = self.fabric.setup(network, self.adam)
-        named = {"new": images} | {f"memory {i}": part for i, part in enumerate(memory)}
+        named = {"new": images} | {f"memory {i}": stage for i, stage in enumerate(memory)}
         self.sources = [
-            Augmented(part, config.augmentation, seed, name, progress=ranks.is_rank0())
-            for name, part in named.items()
+            Augmented(source, config.augmentation, seed, name, progress=distributed.is_rank0())
+            for name, source in named.items()
         ]
         self.history: list[dict] = []  # a row for each finished epoch
         self._start_epoch()
@@ -125,28 +127,26 @@ class Training:
 
         Raises FloatingPointError in the step after the one in which the loss is not finite.
         """
-        if checkpoint is not None and (kept := ranks.on_rank0(checkpoint.load)) is not None:
+        if checkpoint is not None and (kept := distributed.on_rank0(checkpoint.load)) is not None:
             self._restore(*kept)
         total, done = self.config.epochs * self.steps, self.epoch * self.steps + self.step
-        shown = {"desc": self.name, "unit": "step", "disable": not ranks.is_rank0()}
+        shown = {"desc": self.name, "unit": "step", "disable": not distributed.is_rank0()}
         with tqdm(total=total, initial=done, mininterval=1, **shown) as bar:
             while self.epoch < self.config.epochs:
                 self._run_epoch(bar, checkpoint)
                 scores = self._score(monitor)
                 self._finish_epoch(bar, scores)
-                if monitor is not None and monitor.show is not None and ranks.is_rank0():
+                if monitor is not None and monitor.show is not None and distributed.is_rank0():
                     monitor.show(self.name, pd.DataFrame(self.history))
-        network = self.network.cpu().to(memory_format=torch.contiguous_format)
-        for weight in network.parameters():
-            weight.data, weight.grad = weight.detach().clone(), None  # with memory of its own
-        network.eval().requires_grad_(True)
+        self.optimizer.zero_grad()
+        self.network.cpu().to(memory_format=torch.contiguous_format).eval().requires_grad_(True)
         return pd.DataFrame(self.history)
 
     def _run_epoch(self, bar: tqdm, checkpoint: Checkpoint | None) -> None:
         before, started = self.seconds, perf_counter()
         self.model.train()
-        for part in self.frozen:
-            part.eval()
+        for module in self.frozen:
+            module.eval()
         for source in self.sources:
             source.epoch = self.epoch
         for pixels, labels in self._batches_left():
@@ -154,21 +154,21 @@ class Training:
                 group["lr"] = learning_rate(self.config, self.epoch, self.step / self.steps)
             pixels = to_device(pixels, self.fabric, self.config)
             labels = labels.to(self.fabric.device)
-            logits = ranks.all_gather(self.model(pixels))
-            terms = self.loss(logits, pixels, ranks.all_gather(labels))
+            logits = distributed.all_gather(self.model(pixels))
+            terms = self.loss(logits, pixels, distributed.all_gather(labels))
             self._check_sums()  # of the steps before: their values are there without waiting
-            self.optimizer.zero_grad(set_to_none=False)  # they stay parts of one
+            self.optimizer.zero_grad()
             # Fabric takes the mean of the ranks' gradients; wanted is their sum
-            self.fabric.backward(sum(terms.values()) * ranks.world_size())
+            self.fabric.backward(sum(terms.values()) * distributed.world_size())
             self.optimizer.step()
             for term, value in terms.items():
                 self.sums[term] = self.sums.get(term, 0) + value.detach()
             self.step += 1
             self.seconds = before + perf_counter() - started
             bar.update()
-            if checkpoint is not None and ranks.is_rank0() and checkpoint.due():
+            if checkpoint is not None and distributed.is_rank0() and checkpoint.due():
                 self._check_sums()
-                if self.weights.isfinite().all():  # else it fails soon
+                if all(w.isfinite().all() for w in self.network.parameters()):  # else it fails soon
                     checkpoint.save(*self._state())
         self._check_sums()
 
@@ -221,7 +221,8 @@ class Training:
     def _state(self) -> tuple[dict[str, Tensor], dict]:
         """All that the rest of the training depends on: tensors, and what fits into JSON."""
         tensors = {f"network.{k}": value for k, value in self.network.state_dict().items()}
-        tensors |= {f"adam.{k}": value for k, value in self.adam.state[self.weights].items()}
+        for index, kept in self.adam.state_dict()["state"].items():
+            tensors |= {f"adam.{index}.{key}": value for key, value in kept.items()}
         tensors |= {f"sums.{term}": value for term, value in self.sums.items()}
         tensors |= {f"random.{kind}": get() for kind, (get, _) in self._generators().items()}
         facts = {
@@ -239,11 +240,22 @@ class Training:
 
         device = self.fabric.device
         self.network.load_state_dict(under("network"))
-        self.adam.state[self.weights] = {k: t.to(device) for k, t in under("adam").items()}
+        self.adam.load_state_dict(self._adam_state(under("adam")))
         self.history, self.step, self.seconds = facts["history"], facts["step"], facts["seconds"]
         self.sums = {term: tensors[f"sums.{term}"].to(device) for term in facts["terms"]}
         for kind, (_, put) in self._generators().items():
             put(tensors[f"random.{kind}"])
+
+    def _adam_state(self, tensors: Mapping[str, Tensor]) -> dict:
+        """Adam's own state_dict from tensors that are named by the index of a weight and a key."""
+        state = self.adam.state_dict()
+        for name, value in tensors.items():
+            index, key = int(name.split(".")[0]), name.split(".")[1]
+            weight = self.adam.param_groups[0]["params"][index]
+            if value.shape == weight.shape:  # in its memory format, which a file does not keep
+                value = torch.empty_like(weight).copy_(value)
+            state["state"].setdefault(index, {})[key] = value
+        return state
 
     def _generators(self) -> dict[str, tuple[Callable[[], Tensor], Callable[[Tensor], None]]]:
         """The global generators that dropout draws from: how to read and how to set each."""
@@ -254,31 +266,15 @@ class Training:
         return generators
 
 
-def _as_one(weights: Sequence[nn.Parameter]) -> nn.Parameter:
-    """One parameter that holds all weights; they become parts of it, their gradients of its own.
-
-    Adam needs a third of the time for it that it needs for some 200 small ones.
-    """
-    one = nn.Parameter(weights[0].new_empty(sum(weight.numel() for weight in weights)))
-    one.grad = torch.zeros_like(one)
-    start = 0
-    for weight in weights:
-        where = weight.shape, weight.stride(), start
-        weight.data = one.detach().as_strided(*where).copy_(weight.detach())
-        weight.grad = one.grad.as_strided(*where)
-        start += weight.numel()
-    return one
-
-
 def _batches(
-    parts: Sequence[Augmented], config: TrainConfig, seed: int, done: int
+    sources: Sequence[Augmented], config: TrainConfig, seed: int, done: int
 ) -> Iterator[tuple[Tensor, Tensor]]:
     """One epoch of the first source without its first `done` batches, with as many replayed images.
 
     The replayed images of a batch come from all other sources together, which start again as often
     as needed. Orders are drawn from (seed, epoch) alone. Each rank gets its share of each batch.
     """
-    images, *memory = parts
+    images, *memory = sources
     loaders = [_loader(images, len(images), config, done, seed, "order", images.epoch)]
     if memory:
         remembered, purpose = ConcatDataset(memory), ("memory order", images.epoch)
@@ -298,8 +294,8 @@ def _loader(
     whole = torch.cat(order)[done * config.batch : count - count % config.batch]
     return DataLoader(
         images,
-        config.batch // ranks.world_size(),
-        sampler=ranks.shard(whole).tolist(),
+        config.batch // distributed.world_size(),
+        sampler=distributed.shard(whole).tolist(),
         num_workers=min(config.workers, usable_cores()),
         generator=generator,
     )

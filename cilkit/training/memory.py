@@ -8,7 +8,7 @@ from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.methods import Memory
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import predict, same_size
 
@@ -28,7 +28,7 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
             f"one knows {network.num_classes} classes: that stage has not run yet. Train it first "
             "(08_lwm), or remember earlier stages only"
         )
-    images.prepare(progress=ranks.is_rank0())
+    images.prepare(progress=distributed.is_rank0())
     counts, confidences = [], []
     with tqdm(total=len(images), desc="rate", unit="image", leave=False, delay=2) as bar:
         for pixels, labels in same_size(images):

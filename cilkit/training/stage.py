@@ -15,7 +15,7 @@ from cilkit.files import resolve
 from cilkit.methods import FIRST_STAGE, Method, Step
 from cilkit.networks.erfnet import ERFNet, add_classes, add_decoder, start_as_identity
 from cilkit.networks.weights import load_weights
-from cilkit.training import distributed as ranks
+from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import forward_logits, make_fabric, to_device
 from cilkit.training.loop import Checkpoint, Monitor, Training
@@ -82,7 +82,7 @@ def fit_stage(
 
     def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
         teacher_y, new_teacher_y = (  # (B, O, H, W) and (B, N, H, W)
-            ranks.all_gather(forward_logits(model, pixels, fabric, config).softmax(dim=1))
+            distributed.all_gather(forward_logits(model, pixels, fabric, config).softmax(dim=1))
             if model is not None
             else None
             for model in teachers
