@@ -8,8 +8,10 @@ from cilkit.explore import plots
 from cilkit.methods import METHODS
 from cilkit.results import claims
 from cilkit.results.scores import methods_of, paper_scores
-from cilkit.results.tables import JOINT
+from cilkit.splits import load_split
 from cilkit.study import runs
+
+JOINT = (("T2", "task12"), ("T3", "task123"))  # the cross-task scores
 
 
 @pytest.fixture
@@ -20,12 +22,12 @@ def found(make_run):
         make_run(method, stage, seed, {task: values[seed] + plus})
         for method, values in scores.items()
         for seed in (0, 1, 2)
-        for stage, task, plus in (("T2", "task12", 0), ("T3", "task123", -20))
+        for (stage, task), plus in zip(JOINT, (0, -20), strict=True)
     ]
 
 
 def drawn(found) -> Figure:
-    return plots.seed_dots(runs.scores(found), paper_scores(), methods_of(found))
+    return plots.seed_dots(runs.scores(found), paper_scores(), methods_of(found), load_split())
 
 
 def names(figure: Figure) -> list[str]:
@@ -61,7 +63,7 @@ def test_dots_of_equal_scores_lie_side_by_side_and_a_seed_keeps_its_height(found
 def test_the_mean_is_a_line_and_the_papers_score_a_hollow_diamond(found):
     figure = drawn(found)
     row = names(figure).index("CIL")
-    for ax, mean, (stage, task) in zip(figure.axes, (53, 33), JOINT.items(), strict=True):
+    for ax, mean, (stage, task) in zip(figure.axes, (53, 33), JOINT, strict=True):
         lines = [line for c in ax.collections for line in getattr(c, "get_segments", list)()]
         (here,) = [line for line in lines if line.size and abs(line[:, 1].mean() - row) < 0.1]
         assert here[:, 0].tolist() == [mean, mean]

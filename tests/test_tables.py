@@ -13,7 +13,6 @@ from cilkit.methods import METHODS, Memory
 from cilkit.methods.lwm import balanced
 from cilkit.results.__main__ import main
 from cilkit.results.scores import (
-    TASKS,
     confidence_interval,
     methods_of,
     our_scores,
@@ -39,6 +38,7 @@ from cilkit.splits import load_split
 from cilkit.study import runs
 from cilkit.study.runs import Run
 
+TASKS = ["task1", "task2", "task12", "task3", "task123"]
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
 
 
