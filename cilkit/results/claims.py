@@ -2,7 +2,7 @@
 
 Words such as "significantly" have no number in the paper. Here "much" is at least 10 points of
 mIoU and "close" at most 5; with these two readings all claims hold on the paper's own tables.
-They are about the stages T1, T2 and T3, and judged where a split has these three, as that of CamVid.
+They are about the stages T1, T2 and T3, and judged where a split has these three: CamVid has, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
