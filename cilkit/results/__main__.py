@@ -13,6 +13,9 @@ def main(folder: str) -> None:
     With two seeds or more, the paired differences as well.
     """
     found = runs.find(folder)
+    if len(split_of(found).stages) == 1:
+        print("One stage alone: no class set was learned after another, so no table compares any.")
+        return
     seeds = [runs_of_seed[0].config["seed"] for runs_of_seed in by_seed(found)]
     several = len(seeds) > 1
     of = f", mean and standard deviation (±) of seeds {_listed(seeds)}" if several else ""

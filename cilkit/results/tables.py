@@ -138,7 +138,7 @@ def differences(
         ).reindex(methods_of(found))
         for stage in split_of(found).stages[1:]
     }
-    return pd.concat(blocks, names=["score", "method"])
+    return pd.concat(blocks, names=["score", "method"]) if blocks else pd.DataFrame()
 
 
 def style_differences(differences: pd.DataFrame) -> Styler:
