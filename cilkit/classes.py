@@ -1,5 +1,7 @@
 """Classes, class sets and stages (Table I), read from a split file; rules for single pixels."""
 
+import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -40,6 +42,21 @@ class Stage:
     def seen(self) -> slice:
         """Old and new classes together."""
         return slice(0, self.new.stop)
+
+    @property
+    def task(self) -> str:
+        """The class set of its new classes alone: "task2", and from stage 10 on "task_10".
+
+        "task12" is Task 1∪2 of every split, so stage 12 has to be called otherwise.
+        """
+        return f"task{self.number}" if self.number < 10 else f"task_{self.number}"
+
+    @property
+    def joint_task(self) -> str:
+        """The class set of all classes seen: "task12", and from stage 10 on "task1to10"."""
+        if self.number >= 10:
+            return f"task1to{self.number}"
+        return "task" + "".join(str(number) for number in range(1, self.number + 1))
 
     def visible(self, labels: Literal["new", "all"]) -> slice:
         """The classes that labels of this kind contain: the new ones, or old and new."""
@@ -95,11 +112,16 @@ class Split:
 
         T1: task1. T2: task1, task2, task12. T3: task1, task2, task12, task3, task123.
         """
-        sets = {"task1": self.stages[0].new}
-        for seen in self.stages[1 : stage.number]:
-            sets[f"task{seen.number}"] = seen.new
-            sets["task" + "".join(str(k + 1) for k in range(seen.number))] = seen.seen
+        sets: dict[str, slice] = {}
+        for seen in self.stages[: stage.number]:
+            sets[seen.task] = seen.new
+            sets[seen.joint_task] = seen.seen  # of the first stage, both are one
         return sets
+
+    @property
+    def tasks(self) -> list[str]:
+        """The names of all class sets, which are those scored after the last stage."""
+        return list(self.class_sets(self.stages[-1]))
 
     def lookup(self) -> np.ndarray:
         """Table from label id to channel, (256,) uint8; void ids to VOID, others to UNLISTED_ID."""
@@ -114,6 +136,21 @@ class Split:
         colours = np.zeros((256, 3), dtype=np.uint8)
         colours[: len(self.classes)] = [label_class.colour for label_class in self.classes]
         return colours
+
+
+def task_title(task: str) -> str:
+    """A class set in words: "Task 1∪2" for "task12"; any other text as it is."""
+    if single := re.fullmatch(r"task(\d)|task_(\d+)", task):
+        return f"Task {single[1] or single[2]}"
+    if joint := re.fullmatch(r"task(12\d*)|task1to(\d+)", task):
+        last = int(joint[2] or len(joint[1]))  # in "task123" each digit is a stage
+        return "Task " + joined([str(number) for number in range(1, last + 1)], "∪")
+    return task
+
+
+def joined(names: Sequence[str], sign: str) -> str:
+    """Names with a sign between them: "1∪2∪3"; of more than three the ends, "1∪…∪12"."""
+    return sign.join(names if len(names) <= 3 else [names[0], "…", names[-1]])
 
 
 def belongs(labels: Tensor, classes: slice) -> Tensor:

@@ -6,7 +6,7 @@ No test writes into this project: a run of tests that finds a file changed there
 import os
 import shutil
 from collections.abc import Iterator
-from dataclasses import replace
+from dataclasses import asdict, replace
 from functools import partial
 from pathlib import Path
 
@@ -16,6 +16,7 @@ import psutil
 import pytest
 import torch
 from hypothesis import HealthCheck, settings
+from matplotlib.colors import hsv_to_rgb
 from PIL import Image
 
 from benchmarks.scenes import make_network as _make_network
@@ -27,6 +28,7 @@ from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.splits import load_split
 from cilkit.study.runs import Run
+from cilkit.study.study import _plain
 from cilkit.toyscapes.write import write_toyscapes
 from cilkit.training.config import PRESETS, TrainConfig
 
@@ -44,6 +46,7 @@ CITYSCAPES = os.environ.get("CITYSCAPES")
 CAMVID = ROOT.parent / "shared" / "camvid"
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 SIZE = (32, 64)  # height and width of the tiny images
+PAPER = load_split("cityscapes")
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -90,8 +93,20 @@ def small():
 
 @pytest.fixture(scope="session")
 def make_run():
-    """make_run("CIL", "T2", 0, {"task1": 80.0}) is a finished run; more replaces its config."""
+    """make_run("CIL", "T2", 0, {"task1": 80.0}) is a finished run; more replaces its config.
+
+    Its split is the paper's, or a `Split`, or what is recorded as one.
+    """
     return _make_run
+
+
+@pytest.fixture(scope="session")
+def write_split():
+    """write_split(folder, "A", "B") is a split of stages so called, in a split.toml of a folder.
+
+    Each stage has two classes and a city of its own.
+    """
+    return _write_split
 
 
 @pytest.fixture(scope="session")
@@ -194,7 +209,14 @@ def _small(name: str) -> Method:
     return method if method.memory is None else replace(method, memory=Memory(balanced, 2))
 
 
-def _make_run(method: str, stage: str, seed: int = 0, miou: dict | None = None, **changes) -> Run:
+def _make_run(
+    method: str,
+    stage: str,
+    seed: int = 0,
+    miou: dict | None = None,
+    split: Split | dict = PAPER,
+    **changes,
+) -> Run:
     config = {
         "data": "toyscapes",
         "preset": "quick",
@@ -202,7 +224,7 @@ def _make_run(method: str, stage: str, seed: int = 0, miou: dict | None = None, 
         "method": method,
         "stage": stage,
         "train": {"epochs": 8, "batch": 2},
-        "split": {"name": "cityscapes"},
+        "split": _plain(asdict(split)) if isinstance(split, Split) else split,
         "files": "0123",
         "code": {"shared": "4567", "method": None if method in ("T1", "SS") else method},
     }
@@ -229,6 +251,20 @@ def _scene(
     for label_class in split.classes:
         colours[label_class.label_id] = label_class.colour
     return colours[labels], labels.astype(np.uint8)
+
+
+def _write_split(folder: Path, *stages: str) -> Split:
+    lines, count = ['name = "own"\nlayout = "cityscapes"\nvoid = [0]\n[classes]'], len(stages)
+    for k in range(2 * count):
+        colour = [int(255 * part) for part in hsv_to_rgb((k / (2 * count), 0.8, 0.9))]
+        lines.append(f"{stages[k // 2]}_{k % 2} = {{ id = {k + 1}, colour = {colour} }}")
+    for name in stages:
+        classes = [f"{name}_0", f"{name}_1"]
+        lines.append(f'[[stages]]\nname = "{name}"\nclasses = {classes}\ncities = ["of_{name}"]')
+    folder.mkdir(parents=True, exist_ok=True)
+    file = folder / "split.toml"
+    file.write_text("\n".join([*lines, '[test]\ncities = ["test"]\n']))
+    return load_split(file)
 
 
 def _write_cityscapes(root: Path, images: int = 1, split: Split | None = None) -> Path:

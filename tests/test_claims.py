@@ -4,7 +4,8 @@ import pandas as pd
 import pytest
 
 from cilkit.methods import METHODS
-from cilkit.results.claims import CLAIMS, Claim, check, highlight, paper_table
+from cilkit.results.claims import CLAIMS, Claim, check, highlight, not_judged, paper_table
+from cilkit.splits import load_split
 from cilkit.study.runs import NOTEBOOKS, Run
 
 
@@ -280,3 +281,48 @@ def test_a_claim_about_a_method_of_ones_own_has_no_margin_in_the_paper(make_run)
     assert ledger["verdict"].tolist() == ["holds"] and ledger["paper"].isna().all()
     assert "study.run('T2', 'mine')" in check([cil], [mine])["missing"][0]
     highlight(ledger).to_html()
+
+
+# other stages than the paper's
+
+
+def test_the_papers_claims_are_not_judged_on_other_stages_and_one_sentence_says_why(
+    make_run, write_split, tmp_path
+):
+    split = write_split(tmp_path, "A", "B")
+    found = [make_run("FT", "B", 0, {"task1": 20.0}, split)]
+    assert not_judged(found) == (
+        "The paper's claims are not judged here: they are about the 3 stages T1, T2, T3, and this "
+        "split has 2: A, B."
+    )
+    ledger = check(found)
+    assert ledger.empty and list(ledger) == list(check([]))
+    highlight(ledger).to_html()
+
+
+@pytest.mark.parametrize("name", ["cityscapes", "camvid"])
+def test_they_are_judged_where_the_stages_are_called_as_in_the_paper(make_run, name):
+    table, split = paper_table(), load_split(name)
+    found = [
+        make_run(method, stage, 0, row.dropna().to_dict(), split)
+        for (stage, method), row in table.iterrows()
+    ]
+    ledger = check(found)
+    assert not_judged(found) == not_judged([]) == ""
+    assert len(ledger) == len(CLAIMS) and set(ledger["verdict"]) == {"holds"}
+
+
+def test_a_claim_of_ones_own_may_be_about_stages_of_ones_own(make_run, write_split, tmp_path):
+    split = write_split(tmp_path, *"ABCDE")
+    found = [
+        make_run(method, "E", 0, {"task12345": score}, split)
+        for method, score in (("CIL", 50.0), ("FT", 20.0))
+    ]
+    mine, other = (
+        Claim("CIL is above FT.", "here", lambda s, at=at: s("CIL", *at) - s("FT", *at))
+        for at in (("E", "task12345"), ("T3", "task123"))
+    )
+    ledger = check(found, [mine, other])
+    assert ledger["verdict"].tolist() == ["holds", "not run"]
+    assert ledger["margin"][0] == 30 and math.isnan(ledger["paper"][0])
+    assert ledger["missing"][1] == "no stage T3 in this split, which has A, B, C, D, E"

@@ -1,9 +1,11 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 import torchvision
 
-from cilkit.classes import VOID, belongs, restrict
+from cilkit.classes import VOID, Stage, belongs, joined, restrict, task_title
 from cilkit.data.scenes import open_data
 from cilkit.splits import SPLITS, load_split
 
@@ -125,6 +127,51 @@ def test_class_sets_are_the_columns_of_the_papers_tables(split):
         ("task3", slice(11, 19)),
         ("task123", slice(0, 19)),
     ]
+
+
+def numbered(count: int) -> list[Stage]:
+    """Stages of one class each."""
+    return [Stage(f"S{k}", k, slice(0, k - 1), slice(k - 1, k), ()) for k in range(1, count + 1)]
+
+
+def test_each_class_set_has_a_name_and_a_title_of_its_own_with_any_number_of_stages(split):
+    many = replace(split, stages=tuple(numbered(254)))  # more do not fit an 8-bit image
+    sets = many.class_sets(many.stages[-1])
+    assert list(sets) == many.tasks and len(sets) == 2 * 254 - 1
+    assert len({(classes.start, classes.stop) for classes in sets.values()}) == len(sets)
+    assert len({task_title(name) for name in sets}) == len(sets)
+    for stage in many.stages:
+        assert sets[stage.task] == stage.new and sets[stage.joint_task] == stage.seen
+
+
+def test_up_to_nine_stages_a_joint_class_set_names_each_and_from_ten_on_the_ends(split):
+    stages = numbered(12)
+    names = [(stage.task, stage.joint_task) for stage in stages]
+    assert names[:3] == [("task1", "task1"), ("task2", "task12"), ("task3", "task123")]
+    assert names[8] == ("task9", "task123456789")
+    assert names[9:] == [(f"task_{k}", f"task1to{k}") for k in (10, 11, 12)]
+
+
+@pytest.mark.parametrize(
+    ("name", "title"),
+    [
+        ("task1", "Task 1"),
+        ("task12", "Task 1∪2"),
+        ("task123", "Task 1∪2∪3"),
+        ("task1234", "Task 1∪…∪4"),
+        ("task_12", "Task 12"),
+        ("task1to12", "Task 1∪…∪12"),
+        ("rule", "rule"),
+        ("task", "task"),
+        ("tasks1", "tasks1"),
+    ],
+)
+def test_a_class_set_in_words_and_any_other_text_as_it_is(name, title):
+    assert task_title(name) == title
+
+
+def test_more_than_three_names_are_joined_by_their_ends():
+    assert [joined("ABCDE"[:k], ", ") for k in (1, 3, 4)] == ["A", "A, B, C", "A, …, D"]
 
 
 def test_the_teacher_of_a_stage_is_the_stage_before(split):

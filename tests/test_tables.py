@@ -13,12 +13,13 @@ from cilkit.methods import METHODS, Memory
 from cilkit.methods.lwm import balanced
 from cilkit.results.__main__ import main
 from cilkit.results.scores import (
-    TASKS,
     confidence_interval,
+    is_papers,
     methods_of,
     our_scores,
     paired,
     paper_scores,
+    split_of,
     standard_deviation,
 )
 from cilkit.results.tables import (
@@ -37,8 +38,10 @@ from cilkit.results.tables import (
 )
 from cilkit.splits import load_split
 from cilkit.study import runs
-from cilkit.study.runs import Run
+from cilkit.study.plan import plan
+from cilkit.study.runs import NOTEBOOKS, Run
 
+TASKS = ["task1", "task2", "task12", "task3", "task123"]
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
 
 
@@ -578,14 +581,16 @@ def test_a_confusion_matrix_by_task_adds_up_the_classes_of_each(split):
     ]
 
 
-def confused(make_run, split, method: str, seed: int, stage: str, counts: list[list[int]]) -> Run:
+def confused(
+    make_run, split, method: str, seed: int, stage: str, counts: list[list[int]], of: Split = None
+) -> Run:
     """A run whose pixels are all of the first class of each task, and predicted so."""
     classes = split.stage(stage).seen
     everything = list(split.class_sets(split.stage(stage)))[-1]
     firsts = [split.names(part.new)[0] for part in split.stages[: split.stage(stage).number]]
     matrix = pd.DataFrame(0, split.names(classes), split.names(classes))
     matrix.loc[firsts, firsts] = counts
-    run = make_run(method, stage, seed)
+    run = make_run(method, stage, seed, split=of or load_split())
     run.scores["confusion"] = {everything: matrix.to_numpy().tolist()}
     run.scores["iou"] = {everything: dict.fromkeys(split.names(classes))}
     return run
@@ -664,3 +669,150 @@ def test_forgetting_is_taken_within_a_seed(make_run):
         make_run("FT", "T2", 0, {"task1": 30.0}),
     ]
     assert forgetting(found).loc["FT", ("Task 1", "after T2")] == -60
+
+
+# other stages than the paper's
+
+OWN = {
+    2: ["A", "B"],
+    3: ["base", "signs", "people"],
+    5: ["A", "B", "C", "D", "E"],
+    12: [f"S{k}" for k in range(1, 13)],
+}
+
+
+@pytest.fixture(params=OWN, ids=lambda count: f"{count} stages")
+def own(request, write_split, tmp_path) -> Split:
+    """Splits of some stages, of which none is called as in the paper."""
+    return write_split(tmp_path, *OWN[request.param])
+
+
+@pytest.fixture
+def trained(make_run):
+    """trained(split, 1) are all runs of a study with seed 1: 10 k in each k-th task, + the seed."""
+
+    def trained(split: Split, seed: int = 0) -> list[Run]:
+        made = []
+        for planned in plan(split):
+            labels = "all" if planned.method.extends else planned.method.labels
+            first = planned.stage.visible(labels).start
+            sets = split.class_sets(planned.stage)
+            scores = {t: 10.0 * k + seed for k, t in enumerate(sets) if sets[t].start >= first}
+            made.append(make_run(planned.method.name, planned.stage.name, seed, scores, split))
+        return made
+
+    return trained
+
+
+def test_a_run_gives_its_split_back(make_run, own):
+    assert make_run("T1", own.stages[0].name, split=own).split == own
+    assert split_of([make_run("CIL", own.stages[1].name, split=own)]) == own
+    assert make_run("T1", "T1").split == load_split() == split_of([])
+
+
+def test_the_papers_split_is_known_by_its_stages_and_their_classes(split, own):
+    assert is_papers(split) and is_papers(replace(split, name="mine", test_cities=("ulm",)))
+    assert not is_papers(own) and not is_papers(load_split("camvid"))
+    assert not is_papers(replace(split, stages=split.stages[:2]))
+    renamed = (replace(split.stages[0], name="A"), *split.stages[1:])
+    assert not is_papers(replace(split, stages=renamed))
+
+
+def test_the_first_stage_is_no_method_whatever_its_name(make_run, own):
+    found = [make_run("T1", own.stages[0].name, split=own)]
+    found.append(make_run("CIL", own.stages[1].name, split=own))
+    assert methods_of(found) == ["SS", *METHODS]
+    old = make_run(own.stages[0].name, own.stages[0].name, split=own)  # as an older kit named it
+    assert methods_of([old, *found[1:]]) == ["SS", *METHODS]
+
+
+def test_nothing_of_a_whole_study_is_missing_and_of_an_empty_one_each_notebook(own, trained):
+    found = trained(own)
+    assert missing_runs(found) == one_seed(found)
+    first = [run for run in found if run.config["stage"] == own.stages[0].name]
+    *lines, last = missing_runs(first)
+    later = [stage.name for stage in own.stages[1:]]
+    assert [line.split(" in ")[0] for line in lines] == ["SS", *METHODS]
+    for line in lines:
+        method, rest = line.split(" in ")
+        where, _, notebook = rest.partition(": run ")
+        assert where.replace(" and ", ", ").split(", ") == later
+        assert notebook == NOTEBOOKS[method]
+
+
+@pytest.mark.parametrize("table", TABLES)
+def test_a_comparison_has_a_block_for_each_stage_and_no_paper(own, trained, table):
+    rows = comparison(table, [*trained(own, 0), *trained(own, 1)])
+    methods, names = TABLES[table][1], [stage.name for stage in own.stages]
+    blocks = [f"{names[0]}, {names[1]}", f"{names[0]}, {names[1]}, {names[-1]}"][: len(names) - 1]
+    if len(names) > 3:
+        blocks = [*blocks[:1], f"{names[0]}, …, {names[-1]}"]
+    shown = list(rows.index.unique("stages"))
+    assert len(shown) == len(names) - 1 and [shown[0], shown[-1]] == [blocks[0], blocks[-1]]
+    assert list(rows.index.unique("method")) == methods
+    assert list(rows.columns.unique(1)) == ["ours", "±"]
+    assert rows.columns.unique(0).size == 2 * len(names) - 1
+    last = rows.loc[(shown[-1], "CIL")].xs("ours", level=1)
+    assert last.tolist() == [10 * k + 0.5 for k in range(2 * len(names) - 1)]
+    assert rows.loc[(shown[0], "CIL")].notna().sum() == 6
+    highlight(rows).to_html()
+
+
+def test_differences_and_forgetting_are_those_of_each_stage(own, trained):
+    found = [*trained(own, 0), *trained(own, 1)]
+    table, count = differences(found), len(own.stages)
+    assert len(table.index.unique(0)) == count - 1
+    assert table.index.unique(0)[-1].endswith(f" after {own.stages[-1].name}")
+    assert (table.xs("FT", level="method")["minus SS"]["seeds"] == 2).all()
+    lost = forgetting(found)
+    wanted = [(then.number, now.name) for then in own.stages for now in own.stages[then.number :]]
+    assert list(lost) == [(f"Task {number}", f"after {name}") for number, name in wanted]
+    assert (lost == 0).all(axis=None) and list(lost.index) == list(METHODS)
+
+
+def test_scores_come_in_the_order_of_the_stages(own, trained):
+    ours = our_scores(trained(own))
+    assert list(ours.index.unique("stage")) == [stage.name for stage in own.stages]
+    assert list(ours) == own.tasks
+
+
+def test_the_paper_has_no_score_for_other_stages(own, split):
+    table = paper_scores(own)
+    assert list(table) == own.tasks and table.isna().all(axis=None)
+    assert list(table.loc[own.stages[1].name].index) == ["SS", *METHODS]
+    pd.testing.assert_frame_equal(paper_scores(split), paper_scores())
+
+
+def test_errors_between_tasks_are_those_after_the_last_stage(make_run, own):
+    counts = np.eye(len(own.stages), dtype=int).tolist()
+    last = own.stages[-1].name
+    table = between_tasks([confused(make_run, own, "CIL", 0, last, counts, own)], own)
+    assert table.shape == (1, len(own.stages) * (len(own.stages) - 1))
+    assert (table == 0).all(axis=None)
+
+
+def test_the_ledger_of_many_stages_names_the_ends(write_split, tmp_path):
+    ledger = label_ledger(write_split(tmp_path, *OWN[12]))
+    assert ledger.loc["SS", "S12"] == "D1∪…∪D12 with S1∪…∪S12"
+    assert ledger.loc["LWM", "S12"] == "D12 with S12 + 20 of D1 with S1 + … + 20 of D11 with S11"
+
+
+def test_the_command_prints_other_stages_without_the_paper(own, trained, monkeypatch, capsys):
+    found = [*trained(own, 0), *trained(own, 1)]
+    monkeypatch.setattr(runs, "find", lambda folder: found)
+    main("runs")
+    printed = capsys.readouterr().out
+    assert "paper" not in printed and "T2" not in printed and "run 0" not in printed
+    assert f"after {own.stages[-1].name}" in printed
+
+
+def test_a_split_of_one_stage_has_nothing_to_compare(
+    make_run, write_split, tmp_path, monkeypatch, capsys
+):
+    one = write_split(tmp_path, "A")
+    found = [make_run("T1", "A", seed, {"task1": 50.0}, one) for seed in (0, 1)]
+    assert comparison("II", found).empty and differences(found).empty
+    assert missing_runs(found) == [] and forgetting(found).empty
+    monkeypatch.setattr(runs, "find", lambda folder: found)
+    main("runs")
+    assert capsys.readouterr().out.startswith("One stage alone: no class set was learned after")

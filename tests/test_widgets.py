@@ -340,6 +340,33 @@ def test_the_split_explorer_shows_each_method_what_it_may_see(study):
     assert list(explorer.controls["method"].options) == list(METHODS)
 
 
+# other stages than the paper's
+
+
+@pytest.mark.parametrize("stages", [["A", "B"], ["A", "B", "C", "D", "E"]])
+def test_the_explorers_open_on_a_split_of_ones_own(
+    stages, write_split, write_cityscapes, tmp_path, make_network
+):
+    split = write_split(tmp_path / "own", *stages)
+    data = write_cityscapes(tmp_path / "own", 1, split)
+    own = Study(data, tmp_path / "runs", "smoke", height=32)
+
+    def untrained(classes: int) -> SimpleNamespace:
+        return SimpleNamespace(folder=tmp_path, network=lambda: make_network(classes))
+
+    first, second = (untrained(stage.seen.stop) for stage in split.stages[:2])
+    entropy = entropy_explorer(own, {"A": first, "B": second})
+    assert " In B the mask leaves " in entropy.sentence
+    entropy.controls["teacher"].value = "B"
+    assert (" In C the mask leaves " in entropy.sentence) == (len(stages) > 2)
+    pixel = pixel_explorer(own, {"CIL": second}, first)
+    assert pixel.sentence.startswith("CIL at row 16, column 32: ")
+    explorer = split_explorer(own)
+    assert list(explorer.controls["stage"].options) == stages
+    explorer.controls["stage"].value = stages[-1]
+    assert f"FT sees labels of {stages[-1]}_0, {stages[-1]}_1" in explorer.sentence
+
+
 # training
 
 

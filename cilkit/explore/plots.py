@@ -4,7 +4,9 @@ Colours of classes are those of the split file, VOID is black. Panels always com
 image, labels, then models from old to new.
 """
 
+import re
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -18,12 +20,12 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cilkit.classes import VOID, Split
-from cilkit.methods import METHODS
-from cilkit.results.tables import JOINT, TASK_TITLES
+from cilkit.classes import VOID, Split, task_title
+from cilkit.methods import FIRST_STAGE, METHODS, SS
 from cilkit.study.runs import score_columns
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
+MOST_BARS, MOST_PANELS = 60, 4  # side by side, so that numbers can be read
 WEIGHTS = ("1", "2", "4", "8+")  # ticks of the one scale of alpha, in powers of 2
 # left, bottom, width and height of four pictures, in parts of the figure
 _CORNERS = [(x, y, 0.33, 0.41) for y in (0.53, 0.07) for x in (0.01, 0.35)]
@@ -117,7 +119,9 @@ def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
     shares: rows are class names, columns are sets of images, values in %
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
-    shares.plot.bar(ax=ax, width=0.8, color=sns.color_palette("colorblind", shares.shape[1]))
+    sets = shares.shape[1]
+    palette = sns.color_palette("colorblind" if sets <= 10 else "husl", sets)
+    shares.plot.bar(ax=ax, width=0.8, color=palette)
     ax.set(yscale="log", ylabel="share of labelled pixels [%]", xlabel="")
     for stage in split.stages:
         if stage.number > 1:
@@ -128,7 +132,8 @@ def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
         )
     ax.set_xlim(-0.6, len(shares) - 0.4)
     _slant_names(ax)
-    ax.legend(title=shares.columns.name)
+    beside = {"loc": "upper left", "bbox_to_anchor": (1, 1), "frameon": False} if sets > 4 else {}
+    ax.legend(title=shares.columns.name, **beside)
     sns.despine(ax=ax)
     plt.close(fig)
     return fig
@@ -155,19 +160,25 @@ def loss_curves(histories: Mapping[str, pd.DataFrame]) -> Figure:
 
 def training(name: str, history: pd.DataFrame) -> Figure:
     """A training as far as it is: its loss terms, and the scores of its monitor images."""
-    fig, (terms, scores) = plt.subplots(1, 2, figsize=(9, 3), layout="constrained")
+    tasks = score_columns(history)
+    columns = -(-len(tasks) // 11)  # of the legend; more do not fit below each other
+    size = (9 + 1.2 * max(0, columns - 1), 3)
+    fig, (terms, scores) = plt.subplots(1, 2, figsize=size, layout="constrained")
     _draw_terms(terms, history)
     terms.set(title=f"{name}: loss", ylim=(0, 1.05 * terms.get_ylim()[1]))
-    scored = history.set_index("epoch")[score_columns(history)].dropna()
+    scored = history.set_index("epoch")[tasks].dropna()
+    if columns > 1:
+        scores.set_prop_cycle(color=sns.color_palette("husl", len(tasks)))
     for task, values in scored.items():
-        scores.plot(values.index, values, "o-", label=TASK_TITLES.get(task, task))
+        scores.plot(values.index, values, "o-", label=task_title(task))
     scores.set(title=f"{name}: mIoU of a few images [%]", xlabel="epoch", ylim=(0, 100))
     for ax in (terms, scores):
         ax.set_xlim(0.5, len(history) + 0.5)
         ax.xaxis.set_major_locator(MaxNLocator(integer=True))
     scores.grid(alpha=0.3)
     if not scored.empty:
-        scores.legend(loc="upper left", bbox_to_anchor=(1, 1), frameon=False)
+        small = {"fontsize": 8, "ncols": columns} if columns > 1 else {}
+        scores.legend(loc="upper left", bbox_to_anchor=(1, 1.1), frameon=False, **small)
     sns.despine(fig)
     plt.close(fig)
     return fig
@@ -222,17 +233,24 @@ def iou_heatmap(ious: Mapping[str, pd.Series], split: Split) -> Figure:
 def score_bars(scores: pd.DataFrame) -> Figure:
     """mIoU by class set, a group a class set and a bar a model.
 
-    scores: rows are models, columns are class sets (task1, task2, ...), values in %
+    scores: rows are models, columns are class sets (task1, task2, ...), values in %. What is too
+    much for one axes goes on in the next one below.
     """
-    table = scores.rename(columns=TASK_TITLES).T
-    fig, ax = plt.subplots(figsize=(min(WIDTH, 3 + 1.6 * len(table)), 3.4), layout="constrained")
-    table.plot.bar(ax=ax, width=0.8, color=_colours(table.columns), rot=0)
-    for bars, model in zip(ax.containers, table.columns, strict=True):
-        numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in table[model]]
-        ax.bar_label(bars, numbers, fontsize=8)
-    ax.set(ylabel="mIoU [%]", ylim=(0, 100), xlabel="")
-    ax.legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
-    sns.despine(ax=ax)
+    table = scores.rename(columns=task_title).T
+    groups = max(1, min(8, MOST_BARS // len(scores)))  # of one axes
+    rows = -(-len(table) // groups)
+    groups = -(-len(table) // rows)  # so that all are equally full
+    size = (min(WIDTH, 3 + 1.6 * groups), 0.6 + 2.8 * rows)
+    fig, axes = plt.subplots(rows, figsize=size, layout="constrained", squeeze=False)
+    for row, ax in enumerate(axes.flat):
+        part = table.iloc[groups * row : groups * (row + 1)]
+        part.plot.bar(ax=ax, width=0.8, color=_colours(table.columns), rot=0, legend=False)
+        for bars, model in zip(ax.containers, table.columns, strict=True):
+            numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in part[model]]
+            ax.bar_label(bars, numbers, fontsize=8)
+        ax.set(ylabel="mIoU [%]", ylim=(0, 100), xlabel="", xlim=(-0.5, groups - 0.5))
+    axes[0, 0].legend(ncols=4, loc="lower center", bbox_to_anchor=(0.5, 1), frameon=False)
+    sns.despine(fig)
     plt.close(fig)
     return fig
 
@@ -277,19 +295,33 @@ def claim_margins(ledger: pd.DataFrame) -> Figure:
     return fig
 
 
-def seed_dots(scores: pd.DataFrame, paper: pd.DataFrame, methods: Sequence[str]) -> Figure:
-    """The cross-task scores after T2 and T3, a row a method: every seed a dot, their mean a line.
+def seed_dots(
+    scores: pd.DataFrame, paper: pd.DataFrame, methods: Sequence[str], split: Split
+) -> Figure:
+    """The cross-task score after each extension, a row a method: a seed a dot, their mean a line.
 
     scores: as from `runs.scores`; paper: as from `paper_scores`, hollow diamonds; methods: the
     rows from top to bottom. A seed has the same height in every row, the first one on top.
     """
-    height = 1.2 + 0.42 * len(methods)
+    later = split.stages[1:]
+    rows = -(-len(later) // MOST_PANELS)
+    columns = -(-len(later) // rows)
     fig, axes = plt.subplots(
-        1, 2, figsize=(WIDTH, height), layout="constrained", sharex=True, sharey=True
+        rows,
+        columns,
+        figsize=(WIDTH, rows * (1.2 + 0.42 * len(methods))),
+        layout="constrained",
+        sharex=True,
+        sharey=True,
+        squeeze=False,
     )
+    for ax in axes.flat[len(later) :]:
+        ax.remove()
+    axes = axes.flat[: len(later)]
     seeds = sorted(scores["seed"].unique())
     heights = dict(zip(seeds, _spread_out(len(seeds)), strict=True))
-    for ax, (stage, task) in zip(axes, JOINT.items(), strict=True):
+    for ax, at in zip(axes, later, strict=True):
+        stage, task = at.name, at.joint_task
         shown = scores[(scores["stage"] == stage) & (scores["task"] == task)]
         for row, (method, colour) in enumerate(zip(methods, _colours(methods), strict=True)):
             of_one = shown[shown["method"] == method]
@@ -299,13 +331,15 @@ def seed_dots(scores: pd.DataFrame, paper: pd.DataFrame, methods: Sequence[str])
             published = paper[task].get((stage, method), np.nan)
             ax.scatter(published, row, s=60, marker="D", facecolor="none", edgecolor="0.35")
             ax.axhline(row + 0.5, color="0.9", linewidth=0.8, zorder=0)
-        ax.set(title=f"after {stage}", xlabel=f"mIoU of {TASK_TITLES[task]} [%]")
+        ax.set(title=f"after {stage}", xlabel=f"mIoU of {task_title(task)} [%]")
+        ax.tick_params(labelbottom=True)  # also above another panel, or none
         ax.grid(axis="x", alpha=0.3)
         ax.tick_params(axis="y", length=0)
     axes[0].set_xlim(left=0)
     axes[0].set_yticks(range(len(methods)), methods)
     axes[0].set_ylim(len(methods) - 0.5, -0.5)
-    fig.legend(handles=_dot_legend(seeds), loc="outside upper center", ncols=3, frameon=False)
+    legend = _dot_legend(seeds, bool(paper.notna().any(axis=None)))
+    fig.legend(handles=legend, loc="outside upper center", ncols=3, frameon=False)
     sns.despine(fig, left=True)
     plt.close(fig)
     return fig
@@ -316,15 +350,16 @@ def _spread_out(count: int) -> np.ndarray:
     return np.linspace(-0.28, 0.28, count) if count > 1 else np.zeros(count)
 
 
-def _dot_legend(seeds: Sequence[int]) -> list[Line2D]:
+def _dot_legend(seeds: Sequence[int], paper: bool) -> list[Line2D]:
     grey = {"color": "0.35", "linestyle": ""}
     order = ", from top to bottom" if len(seeds) > 1 else ""
     dots = f"seed {', '.join(map(str, seeds))}{order}" if len(seeds) else "no run yet"
-    return [
+    entries = [
         Line2D([], [], marker="o", label=dots, **grey),
         Line2D([], [], marker="|", markersize=14, markeredgewidth=2, label="mean", **grey),
         Line2D([], [], marker="D", fillstyle="none", label="paper", **grey),
     ]
+    return entries if paper else entries[:-1]
 
 
 def entropy_weights(
@@ -556,8 +591,9 @@ def _show(
 def _colours(models: Sequence[str]) -> list[tuple[float, float, float]]:
     """A colour for each model: a method keeps its own in all figures, with or without a stage."""
     palette = sns.color_palette("colorblind", 10)
-    own = dict(zip(("T1", *METHODS, "SS"), palette, strict=False))
-    names = [model.removesuffix(" T2").removesuffix(" T3") for model in models]
+    own = dict(zip((FIRST_STAGE.name, *METHODS, SS.name), palette, strict=False))
+    names = [model if model in own else re.sub(r" \w+$", "", model) for model in models]
+    names = [name if name in own else model for name, model in zip(names, models, strict=True)]
     taken = [own.get(name) for name in names]
     free = [colour for colour in palette if colour not in taken]
     others = iter([*free, *sns.color_palette("husl", len(names))])
@@ -602,7 +638,7 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
     Dots have the mean colour of their city, lines reach one standard deviation to either side.
     """
     fig, ax = plt.subplots(figsize=(WIDTH, 5), layout="constrained")
-    markers = dict(zip(dict.fromkeys(groups.values()), "osD^vP*X", strict=False))
+    markers = dict(zip(dict.fromkeys(groups.values()), cycle("osD^vP*X<>phd8"), strict=False))
     looks = {
         city: np.stack([colour.mean(dim=1), colour[:, 0] - colour[:, 2]])  # (2, n)
         for city, colour in colours.items()
@@ -624,7 +660,8 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
     for group, marker in markers.items():
         ax.scatter([], [], s=60, color="white", marker=marker, edgecolor="black", label=group)
     ax.set(xlabel="brightness", ylabel="warmth (red minus blue)")
-    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=len(markers), frameon=False)
+    columns = min(7, len(markers))
+    ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1), ncols=columns, frameon=False)
     sns.despine(ax=ax)
     plt.close(fig)
     return fig

@@ -31,12 +31,11 @@ from torch import Tensor
 from traitlets import Unicode
 
 from cilkit import subnormals
-from cilkit.classes import VOID, Stage, belongs
+from cilkit.classes import VOID, Stage, belongs, task_title
 from cilkit.explore import plots
 from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
-from cilkit.results.tables import TASK_TITLES
 from cilkit.study.runs import NOTEBOOKS, Run, score_columns
 from cilkit.study.study import Study
 
@@ -212,14 +211,17 @@ def pixel_explorer(
     study: Study,
     students: Mapping[str, Run],
     teacher: Run,
-    stage: str = "T2",
+    stage: str | None = None,
     methods: Mapping[str, Method] = METHODS,
 ) -> Explorer:
     """The loss of each method at one pixel of a training image; click it, or move two sliders.
 
-    students: title -> a run in this stage whose answers are shown; teacher: the run before it
+    students: title -> a run in this stage, by default the second, whose answers are shown;
+    teacher: the run before it
     """
-    at, split, height = study.stage(stage), study.split, study.config.height
+    split, height = study.split, study.config.height
+    stage = stage or split.stages[1].name
+    at = study.stage(stage)
     views = {kind: study.data.stage(stage, kind, height) for kind in ("new", "all")}
 
     def answers(run: Run, classes: int) -> Answers:
@@ -365,7 +367,7 @@ def _in_words(name: str, history: pd.DataFrame) -> str:
     last, scores = history.iloc[-1], score_columns(history)
     terms = last.drop(["epoch", "learning_rate", "seconds", *scores])
     parts = [f"{term} {value:.3f}" for term, value in terms.items()]
-    parts += [f"{TASK_TITLES.get(task, task)} {last[task]:.1f} %" for task in scores]
+    parts += [f"{task_title(task)} {last[task]:.1f} %" for task in scores]
     return f"{name}, epoch {last['epoch']:.0f}: {', '.join(parts)}"
 
 

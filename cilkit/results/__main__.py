@@ -2,7 +2,7 @@
 
 import sys
 
-from cilkit.results.scores import by_seed
+from cilkit.results.scores import by_seed, is_papers, split_of
 from cilkit.results.tables import TABLES, _listed, as_text, comparison, differences, missing_runs
 from cilkit.study import runs
 
@@ -13,11 +13,16 @@ def main(folder: str) -> None:
     With two seeds or more, the paired differences as well.
     """
     found = runs.find(folder)
+    if len(split_of(found).stages) == 1:
+        print("One stage alone: no class set was learned after another, so no table compares any.")
+        return
     seeds = [runs_of_seed[0].config["seed"] for runs_of_seed in by_seed(found)]
     several = len(seeds) > 1
-    of = f", mean and standard deviation (±) of seeds {_listed(seeds)}," if several else ""
+    of = f", mean and standard deviation (±) of seeds {_listed(seeds)}" if several else ""
+    if is_papers(split_of(found)):
+        of += f"{',' if several else ''} beside the paper's (Cityscapes)"
     for table, (title, _) in TABLES.items():
-        print(f"\nTable {table}: {title}. mIoU in %, ours{of} beside the paper's (Cityscapes)\n")
+        print(f"\nTable {table}: {title}. mIoU in %, ours{of}\n")
         print(as_text(comparison(table, found)))
     if several:
         print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")

@@ -2,6 +2,7 @@
 
 Words such as "significantly" have no number in the paper. Here "much" is at least 10 points of
 mIoU and "close" at most 5; with these two readings all claims hold on the paper's own tables.
+They are about the stages T1, T2 and T3, and judged where a split has these three: CamVid has, too.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -10,6 +11,8 @@ from dataclasses import dataclass
 import pandas as pd
 from pandas.io.formats.style import Styler
 
+from cilkit.classes import Split
+from cilkit.methods import FE, FIRST_STAGE
 from cilkit.results.scores import (
     by_seed,
     check_comparable,
@@ -17,10 +20,13 @@ from cilkit.results.scores import (
     our_scores,
     paper_scores,
     score,
+    split_of,
 )
+from cilkit.splits import load_split
 from cilkit.study.runs import NOTEBOOKS, Run
 
 MUCH, CLOSE = 10.0, 5.0  # points of mIoU
+LEDGER = ["claim", "place", "paper", "verdict", "margin", "low", "high", "seeds", "missing"]
 
 
 class NotRun(LookupError):
@@ -30,12 +36,14 @@ class NotRun(LookupError):
 class Scores:
     """Scores of one seed by method, stage and task: `scores("CIL", "T2", "task12")` in %."""
 
-    def __init__(self, table: pd.DataFrame):
+    def __init__(self, table: pd.DataFrame, split: Split):
         """table: as from `our_scores`, indexed by (stage, method), a column a task"""
-        self.table = table
+        self.table, self.stages = table, [stage.name for stage in split.stages]
 
     def __call__(self, method: str, stage: str, task: str) -> float:
         """Raises NotRun, naming the notebook that makes the run, where there is no such score."""
+        if stage not in self.stages:
+            raise NotRun(f"no stage {stage} in this split, which has {', '.join(self.stages)}")
         value = score(self.table, stage, method, task)
         if pd.isna(value):
             maker = NOTEBOOKS.get(method, f"study.run({stage!r}, {method!r})")
@@ -171,13 +179,30 @@ def paper_table() -> pd.DataFrame:
 
     It is that of FE after T2, whose encoder and first decoder are those of T1.
     """
-    table = paper_scores()
-    table.loc[("T1", "T1"), "task1"] = table.loc[("T2", "FE"), "task1"]
+    table, (first, second, _) = paper_scores(), _paper_stages()
+    table.loc[(first, FIRST_STAGE.name), "task1"] = table.loc[(second, FE.name), "task1"]
     return table
 
 
-def check(found: Sequence[Run], claims: Sequence[Claim] = CLAIMS) -> pd.DataFrame:
+def _paper_stages() -> list[str]:
+    return [stage.name for stage in load_split().stages]
+
+
+def not_judged(found: Sequence[Run]) -> str:
+    """Why the paper's claims are not judged on some runs, in one sentence; "" where they are."""
+    wanted, stages = _paper_stages(), [stage.name for stage in split_of(found).stages]
+    if stages == wanted:
+        return ""
+    return (
+        f"The paper's claims are not judged here: they are about the {len(wanted)} stages "
+        f"{', '.join(wanted)}, and this split has {len(stages)}: {', '.join(stages)}."
+    )
+
+
+def check(found: Sequence[Run], claims: Sequence[Claim] | None = None) -> pd.DataFrame:
     """The ledger: a row a claim, with the paper's margin, ours by seeds, and the verdict.
+
+    The claims are the paper's by default, and none of them where `not_judged` says why.
 
     Columns: claim, place, paper (NaN if its tables lack a score), verdict, margin (mean over
     seeds, in points), low and high (95 % interval of the mean by Student's t, from two seeds on),
@@ -187,14 +212,15 @@ def check(found: Sequence[Run], claims: Sequence[Claim] = CLAIMS) -> pd.DataFram
     in which one is missing do not count. Raises ValueError for mixed configurations.
     """
     check_comparable(found)
-    seeds = [Scores(our_scores(runs)) for runs in by_seed(found)]
-    paper = Scores(paper_table())
+    if claims is None:
+        claims = () if not_judged(found) else CLAIMS
+    seeds = [Scores(our_scores(runs), split_of(found)) for runs in by_seed(found)]
     rows = [
-        {"claim": claim.sentence, "place": claim.place, "paper": _margin(claim, paper)}
+        {"claim": claim.sentence, "place": claim.place, "paper": _margin(claim)}
         | _verdict(claim, seeds)
         for claim in claims
     ]
-    return pd.DataFrame(rows)
+    return pd.DataFrame(rows, columns=LEDGER)
 
 
 def highlight(ledger: pd.DataFrame) -> Styler:
@@ -213,10 +239,10 @@ def highlight(ledger: pd.DataFrame) -> Styler:
     )
 
 
-def _margin(claim: Claim, scores: Scores) -> float:
-    """NaN if it is about something that is not in the table."""
+def _margin(claim: Claim) -> float:
+    """That of the paper's tables; NaN for a claim about what they do not have."""
     try:
-        return claim.margin(scores)
+        return claim.margin(Scores(paper_table(), load_split()))
     except NotRun:
         return float("nan")
 

@@ -47,6 +47,6 @@ def _table_files(table: pd.DataFrame | Styler) -> dict[str, bytes]:
     )
     latex = styled.to_latex(convert_css=True, hrules=True)
     latex = re.sub(r"(?<!\\)([_%#])", r"\\\1", latex)
-    for sign, command in (("∪", r"$\cup$"), ("±", r"$\pm$"), ("–", "--")):
+    for sign, command in (("∪", r"$\cup$"), ("±", r"$\pm$"), ("–", "--"), ("…", r"\dots{}")):
         latex = latex.replace(sign, command)
     return {"csv": plain.to_csv().encode(), "tex": latex.encode()}

@@ -6,8 +6,10 @@ import pandas as pd
 from scipy.special import stdtrit
 
 from cilkit.checks import unknown
+from cilkit.classes import Split
 from cilkit.files import RESOURCES
-from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS
+from cilkit.methods import METHODS, NEW_TEACHER, SS
+from cilkit.splits import load_split
 from cilkit.study import runs
 from cilkit.study.runs import Run
 from cilkit.training.config import differences
@@ -110,20 +112,40 @@ def _named(group: Sequence[Run]) -> str:
     return f"seed{'s' if len(seeds) > 1 else ''} {', '.join(seeds)} ({names})"
 
 
-TASKS = ["task1", "task2", "task12", "task3", "task123"]
+def split_of(found: Sequence[Run]) -> Split:
+    """The split that the runs of a table recorded, which all share; the paper's without runs."""
+    return by_configuration(found)[0][0].split if found else load_split()
 
 
-def paper_scores() -> pd.DataFrame:
-    """The published mIoU in % (Tables II and III), indexed by (stage, method), a column a task."""
+def is_papers(split: Split) -> bool:
+    """Whether a split has the paper's stages: their names, their classes and their order."""
+    return _outline(split) == _outline(load_split())
+
+
+def _outline(split: Split) -> list[tuple[str, list[str]]]:
+    return [(stage.name, split.names(stage.new)) for stage in split.stages]
+
+
+def paper_scores(split: Split | None = None) -> pd.DataFrame:
+    """The published mIoU in % (Tables II and III), indexed by (stage, method), a column a task.
+
+    With a split, a row for each of its stages after the first and each method, and a column for
+    each of its tasks: NaN where it is not the paper's, which has no number for other stages.
+    """
     with (RESOURCES / "paper_tables.csv").open(encoding="utf-8") as file:
-        return pd.read_csv(file, index_col=["stage", "method"])[TASKS]
+        published = pd.read_csv(file, index_col=["stage", "method"])
+    if split is None or is_papers(split):
+        return published
+    later = [stage.name for stage in split.stages[1:]]
+    rows = pd.MultiIndex.from_product([later, methods_of([])], names=published.index.names)
+    return pd.DataFrame(float("nan"), rows, split.tasks)
 
 
 def methods_of(found: Sequence[Run]) -> list[str]:
     """SS and the paper's methods, in its order, then those of one's own among some runs."""
-    known = [SS.name, *METHODS]
-    own = {run.config["method"] for run in found} - {FIRST_STAGE.name, NEW_TEACHER.name, *known}
-    return known + sorted(own)
+    known, first = [SS.name, *METHODS], split_of(found).stages[0]
+    own = {run.config["method"] for run in found if run.config["stage"] != first.name}
+    return known + sorted(own - {NEW_TEACHER.name, *known})
 
 
 def our_scores(found: Sequence[Run]) -> pd.DataFrame:
@@ -141,8 +163,10 @@ def standard_deviation(found: Sequence[Run]) -> pd.DataFrame:
 
 def _over_seeds(found: Sequence[Run], what: str) -> pd.DataFrame:
     check_comparable(found)
-    tidy = runs.scores(found)
-    return tidy.pivot_table("miou", ["stage", "method"], "task", what).reindex(columns=TASKS)
+    split = split_of(found)
+    by_name = runs.scores(found).pivot_table("miou", ["stage", "method"], "task", what)
+    in_order = by_name.reindex([stage.name for stage in split.stages], level="stage")
+    return in_order.reindex(columns=split.tasks)
 
 
 def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
@@ -160,13 +184,13 @@ def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
 def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:
     """Score of each method minus that of a reference with the same seed, in points; a row a method.
 
-    Columns as from `interval`, over the seeds that have both scores. Raises ValueError for an
-    unknown task or reference, and for mixed configurations.
+    Columns as from `confidence_interval`, over the seeds that have both scores. Raises ValueError
+    for an unknown stage, task or reference, and for mixed configurations.
     """
     check_comparable(found)
-    methods = methods_of(found)
-    if task not in TASKS:
-        raise ValueError(unknown("task", task, TASKS))
+    methods, split = methods_of(found), split_of(found)
+    if task not in (known := split.class_sets(split.stage(stage))):
+        raise ValueError(unknown("task", task, list(known)))
     if reference not in methods:
         raise ValueError(unknown("method", reference, methods))
     tidy = runs.scores(found)

@@ -1,7 +1,9 @@
 """Tables II and III, our scores beside the paper's; differences, forgetting, who may see what.
 
-Several seeds of a study stand in one table as mean and sample standard deviation. A method of one's
-own that is found among the runs has its rows after those of the paper.
+Stages and tasks are those of the split that the runs recorded, and the paper's without runs; the
+paper's scores stand beside ours where the stages are the paper's. Several seeds of a study stand in
+one table as mean and sample standard deviation. A method of one's own that is found among the runs
+has its rows after those of the paper.
 """
 
 from collections.abc import Iterable, Sequence
@@ -10,35 +12,43 @@ import pandas as pd
 from pandas.io.formats.style import Styler
 
 from cilkit.checks import unknown
-from cilkit.classes import Split
-from cilkit.methods import METHODS, Method
+from cilkit.classes import Split, joined, task_title
+from cilkit.methods import (
+    CIL,
+    CIL_UNWEIGHTED,
+    FE,
+    FIRST_STAGE,
+    FT,
+    LWM,
+    LWOF,
+    METHODS,
+    MICHIELI,
+    SS,
+    Method,
+)
 from cilkit.results.scores import (
-    TASKS,
     by_seed,
     check_comparable,
+    is_papers,
     methods_of,
     our_scores,
     paired,
     paper_scores,
     score,
+    split_of,
     standard_deviation,
 )
 from cilkit.study.runs import NOTEBOOKS, Run
 
-TASK_TITLES = {
-    "task1": "Task 1",
-    "task2": "Task 2",
-    "task12": "Task 1∪2",
-    "task3": "Task 3",
-    "task123": "Task 1∪2∪3",
-}
-JOINT = {"T2": "task12", "T3": "task123"}  # stage: the score in which all its classes compete
 SPREAD = "±"  # the column of standard deviations
 BEST = "font-weight: bold"
 SECOND = "text-decoration: underline; underline: --rwrap --latex"  # in HTML; in LaTeX
 TABLES = {
-    "II": ("Model-based methods and CIL", ["SS", "FT", "FE", "CIL"]),
-    "III": ("Teacher-based methods", ["LWOF", "LWM", "Michieli", "CIL (w/o weights)", "CIL"]),
+    "II": ("Model-based methods and CIL", [method.name for method in (SS, FT, FE, CIL)]),
+    "III": (
+        "Teacher-based methods",
+        [method.name for method in (LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)],
+    ),
 }
 
 
@@ -47,24 +57,24 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
 
     Rows (stages, method) in the paper's order, and in each block methods of one's own at the end;
     columns (task, "ours" or "paper") in %, NaN for what has not been run and for class sets that
-    are not known yet. With two seeds or more "ours" is their mean, and (task, "±") their sample
-    standard deviation.
+    are not known yet. Without "paper" where the split is not the paper's. With two seeds or more
+    "ours" is their mean, and (task, "±") their sample standard deviation.
     """
     if table not in TABLES:
         raise ValueError(unknown("table", table, list(TABLES)))
-    methods = TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
-    index = pd.MultiIndex.from_product([("T2", "T3"), methods], names=["stages", "method"])
-    sources = {
-        "ours": our_scores(found),
-        SPREAD: standard_deviation(found),
-        "paper": paper_scores(),
-    }
+    sources = {"ours": our_scores(found), SPREAD: standard_deviation(found)}
+    split, methods = split_of(found), TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
+    if is_papers(split):
+        sources["paper"] = paper_scores()
+    names = [stage.name for stage in split.stages]
+    index = pd.MultiIndex.from_product([names[1:], methods], names=["stages", "method"])
     both = pd.concat(sources, axis=1).reindex(index)
     if both[SPREAD].isna().all(axis=None):
         del sources[SPREAD]
-    both = both.swaplevel(axis=1)[[(task, source) for task in TASKS for source in sources]]
-    both = both.rename(columns=TASK_TITLES)
-    return both.rename(index={"T2": "T1, T2", "T3": "T1, T2, T3"}, level="stages")
+    both = both.swaplevel(axis=1)[[(task, source) for task in split.tasks for source in sources]]
+    both = both.rename(columns=task_title)
+    blocks = {name: joined(names[:k], ", ") for k, name in enumerate(names, start=1)}
+    return both.rename(index=blocks, level="stages")
 
 
 def missing_runs(found: Sequence[Run]) -> list[str]:
@@ -72,19 +82,20 @@ def missing_runs(found: Sequence[Run]) -> list[str]:
 
     Seeds are named where only some lack a run; the last line asks for more where there is one.
     """
+    later = [stage.name for stage in split_of(found).stages[1:]]
     seeds = sorted({run.config["seed"] for run in found})
     have = {tuple(run.config[field] for field in ("method", "stage", "seed")) for run in found}
     lines = []
     for method in methods_of(found):
         stages_lacking: dict[tuple[int, ...], list[str]] = {}
-        for stage in JOINT:
+        for stage in later:
             lacking = tuple(seed for seed in seeds if (method, stage, seed) not in have)
             if lacking or not seeds:
                 stages_lacking.setdefault(lacking, []).append(stage)
         for lacking, stages in stages_lacking.items():
             where = "" if list(lacking) == seeds else f", SEED {_listed(lacking)}"
             maker = NOTEBOOKS.get(method, f"study.run({stages[-1]!r}, ...) with that method")
-            lines.append(f"{method} in {' and '.join(stages)}{where}: run {maker}")
+            lines.append(f"{method} in {_together(stages)}{where}: run {maker}")
     return lines + one_seed(found)
 
 
@@ -103,23 +114,31 @@ def _listed(seeds: Sequence[int]) -> str:
     return ", ".join(map(str, seeds))
 
 
-def differences(found: Sequence[Run], references: Sequence[str] = ("CIL", "SS")) -> pd.DataFrame:
-    """Paired differences of the cross-task scores after T2 and T3 to some methods, in points.
+def _together(names: Sequence[str]) -> str:
+    *others, last = names
+    return f"{', '.join(others)} and {last}" if others else last
 
-    Rows (score, method); columns ("minus CIL", as from `interval`), ...; NaN in the row of the
-    reference itself.
+
+def differences(
+    found: Sequence[Run], references: Sequence[str] = (CIL.name, SS.name)
+) -> pd.DataFrame:
+    """Paired differences of the cross-task score after each extension to some methods, in points.
+
+    Rows (score, method); columns ("minus CIL", as from `confidence_interval`), ...; NaN in the row
+    of the reference itself.
     """
+    check_comparable(found)
     blocks = {
-        f"{TASK_TITLES[task]} after {stage}": pd.concat(
+        f"{task_title(stage.joint_task)} after {stage.name}": pd.concat(
             {
-                f"minus {reference}": paired(found, stage, task, reference).drop(reference)
-                for reference in references
+                f"minus {other}": paired(found, stage.name, stage.joint_task, other).drop(other)
+                for other in references
             },
             axis=1,
         ).reindex(methods_of(found))
-        for stage, task in JOINT.items()
+        for stage in split_of(found).stages[1:]
     }
-    return pd.concat(blocks, names=["score", "method"])
+    return pd.concat(blocks, names=["score", "method"]) if blocks else pd.DataFrame()
 
 
 def style_differences(differences: pd.DataFrame) -> Styler:
@@ -151,7 +170,7 @@ def forgetting(found: Sequence[Run]) -> pd.DataFrame:
     """Score now minus score when learned, in points, for each task of the past; a row a method.
 
     Columns ("Task 1", "after T2"), ...; the mean over the seeds that have both scores. Task 1 was
-    learned in T1 by all alike.
+    learned in the first stage by all alike.
     """
     check_comparable(found)
     of_seeds = [_forgetting(runs_of_seed) for runs_of_seed in by_seed(found) or [[]]]
@@ -159,14 +178,15 @@ def forgetting(found: Sequence[Run]) -> pd.DataFrame:
 
 
 def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
-    ours = our_scores(found)
-    learned = {"task1": lambda method: ("T1", "T1"), "task2": lambda method: ("T2", method)}
+    ours, stages = our_scores(found), split_of(found).stages
     rows = {}
     for method in methods_of(found)[1:]:  # SS learns everything at once
+        learned_by = [FIRST_STAGE.name] + [method] * len(stages[1:])  # by stage
         rows[method] = {
-            (TASK_TITLES[task], f"after {stage}"): score(ours, stage, method, task)
-            - score(ours, *learned[task](method), task)
-            for task, stage in (("task1", "T2"), ("task1", "T3"), ("task2", "T3"))
+            (task_title(then.task), f"after {now.name}"): score(ours, now.name, method, then.task)
+            - score(ours, then.name, by, then.task)
+            for then, by in zip(stages, learned_by, strict=True)
+            for now in stages[then.number :]
         }
     return pd.DataFrame(rows).T
 
@@ -183,17 +203,19 @@ def by_task(counts: pd.DataFrame, split: Split) -> pd.DataFrame:
     return rows.T.groupby(task_of, sort=False).sum().T
 
 
-def between_tasks(found: Sequence[Run], split: Split, stage: str = "T3") -> pd.DataFrame:
+def between_tasks(found: Sequence[Run], split: Split, stage: str | None = None) -> pd.DataFrame:
     """Pixels of one task that were predicted as another, in % of its pixels; a row a method.
 
-    Columns ("S1 as", "S2"), ...: labelled, predicted, with all classes known after the stage
-    competing. Only methods that have been run; pixels of several seeds are added up.
+    Columns ("S1 as", "S2"), ...: labelled, predicted, with all classes known after the stage (by
+    default the last) competing. Only methods that have been run; pixels of several seeds are added
+    up.
     """
     check_comparable(found)
-    everything = list(split.class_sets(split.stage(stage)))[-1]
+    at = split.stages[-1] if stage is None else split.stage(stage)
+    everything = at.joint_task
     counts: dict[str, pd.DataFrame] = {}
     for run in found:
-        if run.config["stage"] == stage and everything in run.scores["confusion"]:
+        if run.config["stage"] == at.name and everything in run.scores["confusion"]:
             of_run = by_task(run.confusion(everything), split)
             counts[run.config["method"]] = counts.get(run.config["method"], 0) + of_run
     rows = {}
@@ -213,19 +235,23 @@ def label_ledger(split: Split, methods: Iterable[Method] = METHODS.values()) -> 
 
     It is read off the methods' own declarations, which the trainer enforces.
     """
-    numbers = [stage.number for stage in split.stages]
-    rows = {"SS": [_together("D", n) + " with " + _together("S", n) for n in numbers]}
-    for method in methods:
-        rows[method.name] = ["D1 with S1"]
-        for n in numbers[1:]:
-            known = _together("S", n) if method.labels == "all" else f"S{n}"
-            kept = [f"{method.memory.size} of D{k} with S{k}" for k in range(1, n) if method.memory]
-            rows[method.name].append(" + ".join([f"D{n} with {known}", *kept]))
+    rows = {
+        method.name: [_what_it_sees(method, stage.number) for stage in split.stages]
+        for method in (SS, *methods)
+    }
     return pd.DataFrame.from_dict(rows, "index", columns=[stage.name for stage in split.stages])
 
 
-def _together(letter: str, n: int) -> str:
-    return "∪".join(f"{letter}{k}" for k in range(1, n + 1))
+def _what_it_sees(method: Method, n: int) -> str:
+    """The images and the labels of a method in stage n: "D2 with S2 + 20 of D1 with S1"."""
+    images = _union("D", n) if method.images == "all" else f"D{n}"
+    labels = _union("S", n) if method.labels == "all" else f"S{n}"
+    kept = [f"{method.memory.size} of D{k} with S{k}" for k in range(1, n) if method.memory]
+    return " + ".join([f"{images} with {labels}", *([joined(kept, " + ")] if kept else [])])
+
+
+def _union(letter: str, n: int) -> str:
+    return joined([f"{letter}{k}" for k in range(1, n + 1)], "∪")
 
 
 def highlight(table: pd.DataFrame) -> Styler:
@@ -248,7 +274,7 @@ def _is_spread(column: str | tuple[str, str]) -> bool:
 
 def _marks(table: pd.DataFrame) -> pd.DataFrame:
     marks = pd.DataFrame("", index=table.index, columns=table.columns)
-    for _, block in table.drop("SS", level="method", errors="ignore").groupby(level="stages"):
+    for _, block in table.drop(SS.name, level="method", errors="ignore").groupby(level="stages"):
         for column in filter(lambda column: not _is_spread(column), table.columns):
             best = block[column].dropna().nlargest(2)
             for row, mark in zip(best.index, (BEST, SECOND), strict=False):

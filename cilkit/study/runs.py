@@ -8,7 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
 
@@ -16,26 +16,37 @@ import pandas as pd
 from safetensors import torch as safetensors
 
 from cilkit.checks import unknown
-from cilkit.classes import Split
+from cilkit.classes import LabelClass, Split, Stage
 from cilkit.files import resolve, set_aside, write
-from cilkit.methods import NEW_TEACHER
+from cilkit.methods import (
+    CIL,
+    CIL_UNWEIGHTED,
+    FE,
+    FIRST_STAGE,
+    FT,
+    LWM,
+    LWOF,
+    MICHIELI,
+    NEW_TEACHER,
+    SS,
+)
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
 from cilkit.study.plan import as_file
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
-NOTEBOOKS = {  # which notebook makes the runs of a method
-    "T1": "05_train_t1",
-    "SS": "05_train_t1",
-    "FT": "06_ft_fe",
-    "FE": "06_ft_fe",
-    "LWOF": "07_lwof",
-    "LWM": "08_lwm",
+NOTEBOOKS = {  # which notebook makes the runs of a method, in all stages
+    FIRST_STAGE.name: "05_train_t1",
+    SS.name: "05_train_t1",
+    FT.name: "06_ft_fe",
+    FE.name: "06_ft_fe",
+    LWOF.name: "07_lwof",
+    LWM.name: "08_lwm",
     NEW_TEACHER.name: "08_lwm",
-    "Michieli": "09_michieli",
-    "CIL (w/o weights)": "10_cil",
-    "CIL": "10_cil",
+    MICHIELI.name: "09_michieli",
+    CIL_UNWEIGHTED.name: "10_cil",
+    CIL.name: "10_cil",
 }
 
 
@@ -51,6 +62,21 @@ class Run:
     config: dict
     history: pd.DataFrame
     scores: dict
+
+    @property
+    def split(self) -> Split:
+        """The split of its data: what `Study` recorded of it, with tuples and slices again."""
+        recorded = {
+            field.name: _as_tuples(self.config["split"][field.name])
+            for field in fields(Split)
+            if field.name in self.config["split"]  # an older kit recorded fewer
+        }
+        recorded["classes"] = tuple(LabelClass(**entry) for entry in recorded["classes"])
+        recorded["stages"] = tuple(
+            Stage(**entry | {"old": slice(*entry["old"]), "new": slice(*entry["new"])})
+            for entry in recorded["stages"]
+        )
+        return Split(**recorded)
 
     @property
     def miou(self) -> pd.Series:
@@ -80,6 +106,13 @@ class Run:
     def digest(self) -> str:
         """Hash of the weights, by which the run of a student records its teacher."""
         return _sum(read(self.folder / WEIGHTS))[:16]
+
+
+def _as_tuples(value: object) -> object:
+    """What JSON gives back, with its lists as tuples."""
+    if isinstance(value, dict):
+        return {key: _as_tuples(item) for key, item in value.items()}
+    return tuple(map(_as_tuples, value)) if isinstance(value, list) else value
 
 
 def save(
