@@ -2,7 +2,7 @@
 
 Weight decay shrinks the weights of dead channels, and Adam's means of their gradients, to subnormal
 numbers (below 1.2e-38). Many processors multiply these much slower than others: on an Intel Cascade
-Lake a step late in a float32 training took nine times as long. On an AMD Zen 5 there is no such cost.
+Lake a step late in a float32 training took nine times as long. On an AMD Zen 5 it costs nothing.
 
 The setting belongs to a thread, and a thread inherits it from the one that starts it. Torch starts
 its threads at the first large operation and keeps them. So `flush` is called when a module of the
