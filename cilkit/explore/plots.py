@@ -419,15 +419,16 @@ def pixel(
     row: int,
     column: int,
     terms: Mapping[str, float],
-    push: Tensor,
+    negative_gradient: Tensor,
     figure: Figure | None = None,
 ) -> Figure:
     """One pixel: what teacher and student predict, and the negative gradient for each channel.
 
     image (3, H, W) in [0, 1]; labels (H, W) as the method may see them; teacher_y (O, H, W)
     probabilities; logits (S, H, W) of the student; terms: name -> value at the pixel in nats;
-    push (S,): minus the gradient. A cross marks the pixel in every picture. The scales of push and
-    terms reach at least 1 and 4, and further only for what is larger.
+    negative_gradient (S,) of their sum by logit, which notebooks call the push. A cross marks the
+    pixel in every picture. The scales of push and terms reach at least 1 and 4, and further only
+    for what is larger.
 
     `figure` is one that this function returned before; it is drawn on again, which is faster.
     """
@@ -446,31 +447,39 @@ def pixel(
         ax.axis("off")
         for colour, size in (("black", 13), ("white", 10)):
             ax.plot(column, row, "+", color=colour, markersize=size, markeredgewidth=size / 5)
-    teacher_here = torch.zeros(len(push))
+    teacher_here = torch.zeros(len(negative_gradient))
     teacher_here[: len(teacher_y)] = teacher_y[:, row, column]
     student_here = logits[:, row, column].softmax(dim=0)  # (S,)
     blue, orange, green = sns.color_palette("colorblind", 3)
-    where = np.arange(len(push))
+    where = np.arange(len(negative_gradient))
     says.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
     says.bar(where + 0.2, student_here.tolist(), 0.4, color=orange, label="student")
     says.set(ylim=(0, 1.05), ylabel="probability")
     says.legend(fontsize=8, frameon=False, ncols=2)
-    colours = [green if value > 0 else "0.5" for value in push.tolist()]
-    pushed.bar(where, push.tolist(), color=colours)
+    colours = [green if value > 0 else "0.5" for value in negative_gradient.tolist()]
+    pushed.bar(where, negative_gradient.tolist(), color=colours)
     pushed.axhline(0, color="0.4", linewidth=0.8)
-    most = 1.05 * max(1, push.abs().max().item())
+    most = 1.05 * max(1, negative_gradient.abs().max().item())
     pushed.set(ylim=(-most, most), ylabel="push on the logit")
-    colours = split.palette()[: len(push)] / 255  # below the axis, as a legend of the pictures
+    colours = (
+        split.palette()[: len(negative_gradient)] / 255
+    )  # below the axis, as a legend of the pictures
     pushed.scatter(
-        where, np.full(len(push), -most), 60, colours, marker="s", clip_on=False, zorder=3
+        where,
+        np.full(len(negative_gradient), -most),
+        60,
+        colours,
+        marker="s",
+        clip_on=False,
+        zorder=3,
     )
     says.set_xticks([])
-    names = split.names()[: len(push)]
+    names = split.names()[: len(negative_gradient)]
     pushed.set_xticks(where, names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
     for ax in (says, pushed):
         ax.yaxis.set_label_coords(-0.07, 0.5)
         ax.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
-        ax.set_xlim(-0.8, len(push) - 0.2)
+        ax.set_xlim(-0.8, len(negative_gradient) - 0.2)
     values.bar(range(len(terms)), terms.values(), color="0.4")
     values.set_xticks(range(len(terms)), terms, rotation=30, ha="right", fontsize=8)
     values.set_ylim(0, 1.05 * max(4, *terms.values()))
