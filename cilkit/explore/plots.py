@@ -447,11 +447,12 @@ def pixel(
         ax.axis("off")
         for colour, size in (("black", 13), ("white", 10)):
             ax.plot(column, row, "+", color=colour, markersize=size, markeredgewidth=size / 5)
-    teacher_here = torch.zeros(len(negative_gradient))
+    count = len(negative_gradient)  # of logits
+    teacher_here = torch.zeros(count)
     teacher_here[: len(teacher_y)] = teacher_y[:, row, column]
     student_here = logits[:, row, column].softmax(dim=0)  # (S,)
     blue, orange, green = sns.color_palette("colorblind", 3)
-    where = np.arange(len(negative_gradient))
+    where = np.arange(count)
     says.bar(where - 0.2, teacher_here.tolist(), 0.4, color=blue, label="teacher")
     says.bar(where + 0.2, student_here.tolist(), 0.4, color=orange, label="student")
     says.set(ylim=(0, 1.05), ylabel="probability")
@@ -461,25 +462,15 @@ def pixel(
     pushed.axhline(0, color="0.4", linewidth=0.8)
     most = 1.05 * max(1, negative_gradient.abs().max().item())
     pushed.set(ylim=(-most, most), ylabel="push on the logit")
-    colours = (
-        split.palette()[: len(negative_gradient)] / 255
-    )  # below the axis, as a legend of the pictures
-    pushed.scatter(
-        where,
-        np.full(len(negative_gradient), -most),
-        60,
-        colours,
-        marker="s",
-        clip_on=False,
-        zorder=3,
-    )
+    colours = split.palette()[:count] / 255  # below the axis, as a legend of the pictures
+    pushed.scatter(where, np.full(count, -most), 60, colours, marker="s", clip_on=False, zorder=3)
     says.set_xticks([])
-    names = split.names()[: len(negative_gradient)]
+    names = split.names()[:count]
     pushed.set_xticks(where, names, rotation=30, ha="right", rotation_mode="anchor", fontsize=8)
     for ax in (says, pushed):
         ax.yaxis.set_label_coords(-0.07, 0.5)
         ax.axvline(len(teacher_y) - 0.5, color="0.6", linestyle=":", linewidth=1)  # old | new
-        ax.set_xlim(-0.8, len(negative_gradient) - 0.2)
+        ax.set_xlim(-0.8, count - 0.2)
     values.bar(range(len(terms)), terms.values(), color="0.4")
     values.set_xticks(range(len(terms)), terms, rotation=30, ha="right", fontsize=8)
     values.set_ylim(0, 1.05 * max(4, *terms.values()))
