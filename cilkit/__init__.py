@@ -24,6 +24,7 @@ _MODULES = {  # modules that notebooks use by name
     "machine": "study.machine",
     "pixels": "explore.pixels",
     "plots": "explore.plots",
+    "reference": "results.reference",
     "runs": "study.runs",
     "tables": "results.tables",
     "widgets": "explore.widgets",

@@ -33,6 +33,11 @@ FIELDS = (  # of a split file
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
 
+def kit_splits() -> list[str]:
+    """The names of the splits that come with the kit."""
+    return sorted(Path(file.name).stem for file in SPLITS.iterdir())
+
+
 def load_split(source: str | Path = "cityscapes") -> Split:
     """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
 
@@ -43,7 +48,7 @@ def load_split(source: str | Path = "cityscapes") -> Split:
     if path.suffix != ".toml":
         path = SPLITS / f"{source}.toml"
     if not path.is_file():
-        known = sorted(Path(file.name).stem for file in SPLITS.iterdir())
+        known = kit_splits()
         raise FileNotFoundError(
             f"no split file {path}{nearest(source, known)}; use one of: {', '.join(known)}, or the "
             f"path of your own .toml written like {SPLITS}/cityscapes.toml"

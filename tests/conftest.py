@@ -27,8 +27,8 @@ from cilkit.files import ROOT
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.splits import load_split
+from cilkit.study.provenance import plain
 from cilkit.study.runs import Run
-from cilkit.study.study import _plain
 from cilkit.toyscapes.write import write_toyscapes
 from cilkit.training.config import PRESETS, TrainConfig
 
@@ -224,7 +224,7 @@ def _make_run(
         "method": method,
         "stage": stage,
         "train": {"epochs": 8, "batch": 2},
-        "split": _plain(asdict(split)) if isinstance(split, Split) else split,
+        "split": plain(asdict(split)) if isinstance(split, Split) else split,
         "files": "0123",
         "code": {"shared": "4567", "method": None if method in ("T1", "SS") else method},
     }

@@ -119,10 +119,11 @@ def split_of(found: Sequence[Run]) -> Split:
 
 def is_papers(split: Split) -> bool:
     """Whether a split has the paper's stages: their names, their classes and their order."""
-    return _outline(split) == _outline(load_split())
+    return outline(split) == outline(load_split())
 
 
-def _outline(split: Split) -> list[tuple[str, list[str]]]:
+def outline(split: Split) -> list[tuple[str, list[str]]]:
+    """The stages of a split: their names, and the names of the classes that each adds."""
     return [(stage.name, split.names(stage.new)) for stage in split.stages]
 
 
@@ -179,6 +180,18 @@ def confidence_interval(values: Sequence[float]) -> dict[str, float | int]:
     if len(values) > 1:
         half = stdtrit(len(values) - 1, 0.975) * values.sem()
     return {"mean": mean, "low": mean - half, "high": mean + half, "seeds": len(values)}
+
+
+def prediction_interval(values: Sequence[float]) -> tuple[float, float]:
+    """Where one more seed is expected, in 95 of 100 cases: mean ± t s sqrt(1 + 1/n), Student's t.
+
+    It is wider than the interval of the mean, and NaN with fewer than two values.
+    """
+    values = pd.Series(values, dtype=float)
+    if len(values) < 2:
+        return float("nan"), float("nan")
+    half = stdtrit(len(values) - 1, 0.975) * values.std() * (1 + 1 / len(values)) ** 0.5
+    return values.mean() - half, values.mean() + half
 
 
 def paired(found: Sequence[Run], stage: str, task: str, reference: str) -> pd.DataFrame:

@@ -7,7 +7,7 @@ import sysconfig
 import textwrap
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from dataclasses import fields
+from dataclasses import asdict, fields, replace
 from enum import Enum
 from functools import cache, partial
 from importlib.metadata import version
@@ -60,17 +60,42 @@ def _method_version(method: Method) -> str:
 
 def environment(config: TrainConfig) -> dict[str, str | int]:
     """What a run records for its reader; it does not decide whether a run matches."""
+    device = make_fabric(config).device
     return {
         "cilkit": version("cilkit"),
         "torch": torch.__version__,
         "torchvision": version("torchvision"),
         "python": platform.python_version(),
         "machine": platform.machine(),
-        "device": make_fabric(config).device.type,
+        "device": device.type,
+        "processor": _processor(device),
         "precision": used_precision(config),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
     }
+
+
+def _processor(device: torch.device) -> str:
+    """The name of a GPU; of a CPU the instructions that torch uses, such as AVX512."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    return torch.backends.cpu.get_cpu_capability()
+
+
+def settings(config: TrainConfig) -> dict:
+    """The choices of a training that change its weights, in the form in which a run keeps them."""
+    return plain(asdict(replace(config, workers=0)))
+
+
+def plain(value: object) -> object:
+    """Dataclass content as JSON would give it back, so that both compare equal."""
+    if isinstance(value, dict):
+        return {key: plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [plain(item) for item in value]
+    if isinstance(value, slice):
+        return [value.start, value.stop]
+    return value
 
 
 def _content(value: object, above: list) -> object:

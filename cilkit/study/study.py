@@ -8,7 +8,7 @@ does the same for one run; see `cilkit.study.__main__`.
 import errno
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import asdict, replace
+from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
@@ -26,7 +26,7 @@ from cilkit.methods import NEW_TEACHER, Method, get_method, trainable
 from cilkit.study import runs
 from cilkit.study.parameters import check_injected
 from cilkit.study.plan import PlannedRun, plan, planned_run, run_name
-from cilkit.study.provenance import code_version, environment
+from cilkit.study.provenance import code_version, environment, plain, settings
 from cilkit.study.runs import Run
 from cilkit.training import distributed
 from cilkit.training.checkpoint import FileCheckpoint
@@ -204,8 +204,8 @@ class Study:
             "seed": self.seed,
             "method": planned.method.name,
             "stage": planned.stage.name,
-            "train": _plain(asdict(replace(self.config, workers=0))),  # they change no weight
-            "split": _plain(_recorded(self.split)),
+            "train": settings(self.config),
+            "split": plain(_recorded(self.split)),
             "files": self.data.fingerprint(),
             "teacher": None,
             "new_teacher": None,
@@ -287,14 +287,3 @@ def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
 def _recorded(split: Split) -> dict:
     """A split without what it lets pass, which decides no outcome."""
     return {key: value for key, value in asdict(split).items() if key != "absent"}
-
-
-def _plain(value: object) -> object:
-    """Dataclass content as JSON would give it back, so that both compare equal."""
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    if isinstance(value, slice):
-        return [value.start, value.stop]
-    return value

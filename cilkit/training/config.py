@@ -18,6 +18,7 @@ class TrainConfig:
     weight_decay: float = 3e-4
     power: float = 0.9  # of the polynomial schedule (1 - t)^power
     schedule: Literal["step", "epoch"] = "step"  # when the learning rate moves
+    warmup: float = 0.0  # part of the training in which the learning rate rises from 0
     height: int = 512  # images are resized to this height first, never enlarged
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalise: bool = False  # by the mean and deviation of ImageNet
@@ -33,6 +34,7 @@ class TrainConfig:
         check(self, "a whole number from 0", is_whole, "workers")
         check(self, "a positive number", lambda v: is_number(v) and v > 0, "learning_rate", "power")
         check(self, "a number from 0", is_number, "weight_decay")
+        check(self, "a number from 0 to 1", partial(is_number, most=1), "warmup")
         check(self, "True or False, without quotes", is_switch, "normalise", "identity_start")
         check(self, "an Augmentation(...)", lambda v: isinstance(v, Augmentation), "augmentation")
         if self.encoder_weights is not None:

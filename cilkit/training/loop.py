@@ -302,6 +302,11 @@ def _loader(
 
 
 def learning_rate(config: TrainConfig, epoch: int, part: float) -> float:
-    """Polynomial decay. By epoch, the released code counts from -1, so it starts a bit higher."""
-    done = epoch + part if config.schedule == "step" else epoch - 1
-    return config.learning_rate * (1 - done / config.epochs) ** config.power
+    """Polynomial decay. By epoch, the released code counts from -1, so it starts a bit higher.
+
+    A warm-up multiplies it by a factor that rises from 0 to 1.
+    """
+    done = (epoch + part if config.schedule == "step" else epoch - 1) / config.epochs
+    decay = (1 - done) ** config.power
+    rise = min(1.0, max(0.0, done) / config.warmup) if config.warmup > 0 else 1.0
+    return config.learning_rate * decay * rise
