@@ -128,6 +128,7 @@ def test_an_unknown_preset_is_answered_with_the_nearest_name():
         ({"learning_rate": 0}, "learning_rate is 0; wanted a positive number"),
         ({"learning_rate": float("nan")}, "learning_rate is nan"),
         ({"power": -0.9}, "power is -0.9"),
+        ({"warmup": 1.5}, "warmup is 1.5; wanted a number from 0 to 1"),
         ({"schedule": "steps"}, r"unknown schedule 'steps' \(did you mean 'step'\?\)"),
         ({"start": "techer"}, r"unknown start 'techer' \(did you mean 'teacher'\?\)"),
         ({"precision": "16"}, "unknown precision '16'; choose one of: auto, 32-true, bf16-mixed"),
@@ -156,6 +157,19 @@ def test_the_schedule_of_the_released_code_starts_above_and_moves_by_epoch():
     assert learning_rate(config, 1, 0.0) == 5e-4
     assert learning_rate(config, 199, 0.0) == pytest.approx(7.92e-6, rel=1e-3)  # 5e-4 * 0.01^0.9
     assert learning_rate(config, 7, 0.9) == learning_rate(config, 7, 0.0)
+
+
+def test_a_warmup_multiplies_the_schedule_by_a_rise_from_zero():
+    plain = TrainConfig(epochs=8)
+    warm = replace(plain, warmup=0.25)  # the first two epochs
+    assert learning_rate(warm, 0, 0.0) == 0
+    half = learning_rate(warm, 1, 0.0)
+    assert half == pytest.approx(learning_rate(plain, 1, 0.0) / 2)
+    for epoch, part in [(2, 0.0), (5, 0.5), (7, 0.9)]:
+        assert learning_rate(warm, epoch, part) == learning_rate(plain, epoch, part)
+    by_epoch = replace(warm, schedule="epoch")
+    assert [learning_rate(by_epoch, k, 0.5) for k in range(2)] == [0, 0]
+    assert learning_rate(by_epoch, 2, 0.5) == pytest.approx(learning_rate(warm, 1, 0.0))
 
 
 @pytest.mark.parametrize(
