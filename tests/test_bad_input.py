@@ -272,7 +272,7 @@ ROAD = np.full((32, 64), 7, dtype=np.uint8)
 TRAIN_IDS = np.tile(np.array([0, 1, 18, 255], dtype=np.uint8), (32, 16))
 A_PATH = "wanted a path as text: "
 A_SEED = "; wanted a whole number from 0, without quotes: SEED = 7 .* papermill's -p SEED 7"
-PRESETS = "choose one of: smoke, quick, paper, released"
+PRESETS = "choose one of: smoke, quick, long, paper, released"
 
 # fmt: off
 DATA = [

@@ -140,10 +140,12 @@ def test_every_preset_is_timed_by_its_own_steps(study, monkeypatch):
     monkeypatch.setattr(machine, "fit_stage", fit_stage)
     table = time_presets(study)
     assert list(table.index) == list(PRESETS) and (table["a step [ms]"] == 250).all()
-    # T1 4 images, T2 7, T3 6; quick: batches of 2, 8 epochs, a quarter of a second each
-    assert table.loc["quick", "T1"] == in_words(4 // 2 * 8 * 0.25)
-    steps = 4 + 8 * (7 + 6) + (4 + 7) + (4 + 7 + 6)
-    assert table.loc["quick", "all trainings"] == in_words(steps // 2 * 8 * 0.25)
+    # T1 4 images, T2 7, T3 6; a quarter of a second a step
+    batch, epochs = PRESETS["quick"].batch, PRESETS["quick"].epochs
+    assert table.loc["quick", "T1"] == in_words(4 // batch * epochs * 0.25)
+    of_each = [4, *[7, 6] * 8, 4 + 7, 4 + 7 + 6]
+    steps = sum(images // batch for images in of_each)
+    assert table.loc["quick", "all trainings"] == in_words(steps * epochs * 0.25)
     assert seen == [7 // config.batch for config in PRESETS.values()]
 
 
@@ -163,20 +165,21 @@ def test_time_and_disk_are_those_of_the_plan_of_any_split(
     stages, runs, images, tmp_path, monkeypatch
 ):
     def fit(images, config):
-        return None, machine.pd.DataFrame({"seconds": [99.0, 100.0 * (len(images) // 2)]})
+        return None, machine.pd.DataFrame({"seconds": [99.0, 100.0 * len(images)]})
 
     def fit_stage(method, images, stage, teacher, config):
         return fit(images, config)
 
     monkeypatch.setattr(machine, "fit", fit)
     monkeypatch.setattr(machine, "fit_stage", fit_stage)
-    monkeypatch.setattr(machine, "PRESETS", {"quick": PRESETS["quick"]})
+    one_by_one = replace(PRESETS["quick"], batch=1, epochs=8)
+    monkeypatch.setattr(machine, "PRESETS", {"quick": one_by_one})
     monkeypatch.setattr(machine, "RUN", 10**12)
     study = Study(tiny_stages(tmp_path / "own", stages.split(), images=3), tmp_path, "quick")
     table = time_presets(study)
     assert list(table.columns) == ["a step [ms]", "A", "all trainings"]
-    assert table.loc["quick", "A"] == in_words(3 // 2 * 8 * 100)
-    assert table.loc["quick", "all trainings"] == in_words(images // 2 * 8 * 100)
+    assert table.loc["quick", "A"] == in_words(3 * 8 * 100)
+    assert table.loc["quick", "all trainings"] == in_words(images * 8 * 100)
     assert check(study).loc["disk", "here"].endswith(f"about {1000 * runs}.0 GB wanted")
 
 

@@ -110,10 +110,21 @@ def test_the_preset_released_differs_where_the_released_code_does():
     assert replace(released, **same) == paper
 
 
+def test_short_presets_start_from_the_teacher_and_the_papers_from_random_weights():
+    starts = {name: config.start for name, config in PRESETS.items()}
+    assert starts["quick"] == starts["long"] == "teacher"
+    assert starts["paper"] == starts["released"] == "random"  # footnote 2
+
+
+def test_long_is_quick_with_more_epochs():
+    quick, long = get_config("quick"), get_config("long")
+    assert long.epochs > 4 * quick.epochs and replace(long, epochs=quick.epochs) == quick
+
+
 def test_an_unknown_preset_is_answered_with_the_nearest_name():
     with pytest.raises(ValueError, match=r"preset 'papers' \(did you mean 'paper'\?\).*smoke"):
         get_config("papers")
-    assert list(PRESETS) == ["smoke", "quick", "paper", "released"]
+    assert list(PRESETS) == ["smoke", "quick", "long", "paper", "released"]
 
 
 @pytest.mark.parametrize(

@@ -29,6 +29,7 @@ from cilkit.study import runs
 from cilkit.study.runs import Run
 
 PAGE = ROOT / "RESULTS.md"
+TRIALS = ROOT / "benchmarks" / "trials.csv"  # benchmarks/trials.py writes it
 BLOCK = re.compile(r"(<!-- (\w+)((?: [\w/]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "Not measured yet.\n"
 WORDS = {"holds": "hold", "does not hold": "fail", "undecided": "are undecided"}
@@ -135,12 +136,19 @@ def measured(data: str, preset: str) -> str:
     )
 
 
+def trials() -> str:
+    """The settings that were tried for the preset quick, a row a training, in the order tried."""
+    found = pd.read_csv(TRIALS, dtype=str, keep_default_na=False)
+    return _markdown([name.replace("_", " ") for name in found], found.to_numpy().tolist())
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "scores": scores,
     "minus": minus,
     "ledger": ledger,
     "verdicts": verdicts,
     "measured": measured,
+    "trials": trials,
 }
 
 

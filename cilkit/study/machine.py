@@ -50,10 +50,11 @@ def time_presets(study: Study) -> pd.DataFrame:
     single stage the steps are those of its training.
     """
     rows = {}
-    first, *later = [_trained_images(study, run) for run in plan(study.split)]
+    images = [_trained_images(study, run) for run in plan(study.split)]
     for name, config in PRESETS.items():
         step = _seconds_of_a_step(study, config)
-        spans = [n // config.batch * config.epochs * step for n in (first, first + sum(later))]
+        steps = [n // config.batch * config.epochs for n in images]  # of each training
+        spans = [steps[0] * step, sum(steps) * step]
         shown = round(1000 * step) if step == step else "–"  # NaN: too few images
         rows[name] = [shown, *map(in_words, spans)]
     columns = ["a step [ms]", study.split.stages[0].name, "all trainings"]

@@ -1,0 +1,91 @@
+"""Settings tried for a preset, judged by single-stage training and T1 alone, never by methods.
+
+    python -m benchmarks.trials SS toyscapes SEED=10 epochs=8 batch=4 crop=128x256 warmup=0.15
+
+trains once with the preset quick and these changes, on one thread, and appends what came out to
+benchmarks/trials.csv. Seeds are 10 and above: the reference scores are of 0 to 4. RESULTS.md shows
+the file as a table.
+"""
+
+import ast
+import csv
+import sys
+from dataclasses import replace
+from pathlib import Path
+from time import process_time
+
+import torch
+from torch import nn
+
+from cilkit.data.scenes import open_data
+from cilkit.methods import FIRST_STAGE, SS
+from cilkit.training.config import TrainConfig, get_config
+from cilkit.training.evaluation import evaluate, used_precision
+from cilkit.training.stage import fit
+
+FILE = Path(__file__).with_name("trials.csv")
+FIELDS = ["epochs", "batch", "crop", "height", "learning_rate", "weight_decay", "warmup"]
+COLUMNS = ["data", "training", "seed", *FIELDS]
+COLUMNS += ["miou", "task2", "lowest_class", "cpu_seconds", "steps", "dead_percent", "precision"]
+DEAD = 1e-6  # a weight below this is counted as dead
+
+
+def trial(training: str, data: str, seed: int, config: TrainConfig) -> dict[str, object]:
+    """Train T1, or SS with all classes, on one thread: settings, scores in %, seconds.
+
+    `miou` is over all classes that were learned, `task2` that of Task 2 (SS alone), and
+    `lowest_class` the lowest IoU.
+    """
+    if seed < 10:
+        raise ValueError(f"seed is {seed}; settings are chosen on seeds from 10, others report")
+    torch.set_num_threads(1)
+    scenes = open_data(data)
+    chosen = {FIRST_STAGE.name: scenes.split.stages[0], SS.name: scenes.split.stages[-1]}
+    stage = chosen[training]
+    images = scenes.single_stage(stage.name, config.height)
+    started = process_time()
+    network, _ = fit(images, config, seed, training)
+    seconds = process_time() - started
+    sets = scenes.split.class_sets(stage)
+    scores = evaluate(network, scenes.test_set(stage.name, config.height), sets, config)
+    weights = torch.cat(
+        [m.weight.detach().flatten().abs() for m in network.modules() if isinstance(m, nn.Conv2d)]
+    )
+    everything = stage.joint_task if stage.number > 1 else stage.task
+    return {
+        "data": scenes.name,
+        "training": training,
+        "seed": seed,
+        **{name: getattr(config, name) for name in FIELDS if name != "crop"},
+        "crop": "x".join(map(str, config.augmentation.crop)),
+        "miou": round(scores.miou(everything), 1),
+        "task2": round(scores.miou("task2"), 1) if "task2" in sets else "",
+        "lowest_class": round(scores.iou(everything).min().item(), 1),
+        "cpu_seconds": round(seconds),
+        "steps": len(images) // config.batch * config.epochs,
+        "dead_percent": round(100 * (weights < DEAD).double().mean().item()),
+        "precision": used_precision(config),
+    }
+
+
+def main(training: str, data: str, *given: str) -> None:
+    """One trial from the command line, appended to the file."""
+    changes = dict(word.split("=", 1) for word in given)
+    seed = int(changes.pop("SEED"))
+    crop = changes.pop("crop", None)
+    config = get_config("quick", **{k: ast.literal_eval(v) for k, v in changes.items()})
+    if crop is not None:
+        size = tuple(map(int, crop.split("x")))
+        config = replace(config, augmentation=replace(config.augmentation, crop=size))
+    row = trial(training, data, seed, config)
+    new = not FILE.is_file()
+    with FILE.open("a", encoding="utf-8", newline="") as file:
+        writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
+        if new:
+            writer.writeheader()
+        writer.writerow(row)
+    print(row)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])
