@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from benchmarks import data, explorers, growth, scoring, start, steps, textbook
+from benchmarks import data, explorers, growth, scoring, start, steps, textbook, trials
 from benchmarks.__main__ import FIGURES, machine
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
@@ -125,3 +125,23 @@ def test_peak_memory_is_of_what_lives_at_one_time():
             torch.zeros(2**20)
 
     assert 2**22 <= peak_memory(one_after_another) < 3 * 2**22
+
+
+def test_a_trial_appends_what_a_training_reached(scenes, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(trials, "FILE", tmp_path / "trials.csv")
+    given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32", "learning_rate=1e-3"]
+    trials.main("SS", str(scenes.root), *given)
+    trials.main("T1", str(scenes.root), *given)
+    lines = (tmp_path / "trials.csv").read_text().splitlines()
+    assert lines[0] == ",".join(trials.COLUMNS) and len(lines) == 3
+    row = dict(zip(trials.COLUMNS, lines[1].split(","), strict=True))
+    assert (row["training"], row["crop"], row["learning_rate"]) == ("SS", "16x32", "0.001")
+    assert 0 <= float(row["lowest_class"]) <= float(row["miou"]) <= 100
+    with pytest.raises(ValueError, match="seed is 0; settings are chosen on seeds from 10"):
+        trials.main("SS", str(scenes.root), "SEED=0")
+
+
+def test_the_trials_on_record_have_the_columns_of_a_trial_and_no_seed_that_is_reported():
+    head, *lines = trials.FILE.read_text().splitlines()
+    assert head == ",".join(trials.COLUMNS)
+    assert all(int(line.split(",")[2]) >= 10 for line in lines)

@@ -56,3 +56,54 @@ def test_a_finding_stands_in_the_text_and_holds_on_the_reference(finding):
         assert row.margin > 0, told
     else:
         assert row.verdict == "holds", told
+
+
+# no digits of our own runs in the text
+
+OURS = re.compile(r"`quick`|`long`|Toyscapes|reference|\bour runs?\b")
+NO_RESULT = [  # digits that are no measurement
+    r"\$[^$]*\$",  # mathematics
+    r"`[^`]*`",  # code, names of notebooks
+    r"\]\([^)]*\)",  # links
+    r"Tasks? \d(∪\d)*(,? (and|or) Task \d)?",
+    r"\b(T|S|D)\d\b",
+    r"eqs?\. ?\(\d+\)(( and|,| to) \(\d+\))*",
+    r"(notebooks?|[Ee]xercises?|footnotes?|Fig\.|section) \d+((,| and| to) \d+)*",
+    r"\(\d\d\)",  # a notebook in brackets
+    r"95 %",
+    r"\b\d\d? [·]",
+]
+
+
+def own_digits(paragraph: str) -> list[str]:
+    """The numbers of a paragraph about our own runs that are neither the paper's nor names."""
+    if not OURS.search(paragraph):
+        return []
+    for pattern in NO_RESULT:
+        paragraph = re.sub(pattern, " ", paragraph)
+    published = {f"{value:.1f}" for value in paper_scores().stack()}
+    return [number for number in re.findall(r"\d+(?:\.\d+)?", paragraph) if number not in published]
+
+
+def test_digits_of_our_own_runs_are_found():
+    text = "On Toyscapes with `quick` CIL has 48.1 in Task 1∪2 (eq. (9), notebook 07; paper: 67.7)."
+    assert own_digits(text) == ["48.1"]
+    assert own_digits("CIL has 48.1 in the paper.") == []
+
+
+NAMES = sorted(path.stem for path in NOTEBOOKS.glob("*.ipynb"))
+
+
+@pytest.mark.parametrize("notebook", NAMES)
+def test_the_text_of_a_notebook_has_no_digits_of_our_own_runs(notebook):
+    cells = json.loads((NOTEBOOKS / f"{notebook}.ipynb").read_text(encoding="utf-8"))["cells"]
+    texts = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "markdown"]
+    found = {
+        paragraph: digits
+        for text in texts
+        for paragraph in re.split(r"\n\n|\n- ", text)
+        if (digits := own_digits(paragraph))
+    }
+    assert not found
+    for phrase in ("(seed 0)", "seeds 0 ", "one run)", "seed 1)"):
+        assert not [text for text in texts if phrase in text], phrase
