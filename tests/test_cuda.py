@@ -164,12 +164,11 @@ def test_float32_is_float32_in_convolutions(tiny):
         assert with_tf32 > 1e-5
 
 
-def test_the_logits_of_an_image_do_not_depend_on_its_batch_in_float32(tiny, make_network):
+def test_logits_in_float32_are_near_those_in_float64_whatever_the_batch(tiny, make_network):
     images = torch.rand(4, 3, 32, 64, generator=torch.Generator().manual_seed(0))
     config, network = replace(tiny, precision="32-true"), make_network(11)
     together = predict(network, images, config)
     alone = torch.cat([predict(network, image[None], config) for image in images])
-    cpu = network.cpu().double()(images.double())
-    size = cpu.abs().max()
-    assert (together - alone).abs().max() / size < 3e-5
-    assert (together - cpu).abs().max() / size < 3e-5
+    exact = network.cpu().double()(images.double())
+    for found in (together, alone):
+        assert (found - exact).norm() / exact.norm() < 1e-4  # TF32 alone has 3e-4 a convolution
