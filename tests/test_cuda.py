@@ -39,7 +39,7 @@ def train(scenes, tiny, make_network, small):
     """train(name, checkpoint, ...): two epochs of three steps of a method in T2, or of "T1"."""
 
     def run(name, kept=None, **changes):
-        config = replace(tiny, **{"epochs": 2, "batch": 2} | changes)
+        config = replace(tiny, **{"epochs": 2, "batch": 2, "workers": 1} | changes)
         if name == "T1":
             return fit(scenes.stage("T2").subset(range(6)), config, 0, name, checkpoint=kept)
         method, given = small(name), {}
@@ -112,7 +112,7 @@ def test_four_workers_augment_where_none_were_asked_for(train, monkeypatch):
         return batches(sources, config, *more)
 
     monkeypatch.setattr(loop, "_batches", note)
-    train("T1")
+    train("T1", workers=0)
     train("T1", workers=1)
     assert asked == [loop.WORKERS_ON_CUDA] * 2 + [1] * 2
 
@@ -171,4 +171,6 @@ def test_logits_in_float32_are_near_those_in_float64_whatever_the_batch(tiny, ma
     alone = torch.cat([predict(network, image[None], config) for image in images])
     exact = network.cpu().double()(images.double())
     for found in (together, alone):
-        assert (found - exact).norm() / exact.norm() < 1e-4  # TF32 alone has 3e-4 a convolution
+        assert (
+            found - exact
+        ).norm() / exact.norm() < 1e-3  # on a CPU 5e-5; TF32 is 8000 times coarser
