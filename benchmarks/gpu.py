@@ -338,6 +338,8 @@ def _data_and_preset(study: Sequence[Job]) -> tuple[str, str]:
 
 def export_weights(jobs: Sequence[Job], options: Options, log: Log) -> None:
     """Bring back the weights that are still needed, in files that are small enough."""
+    for old in options.out.glob("weights-*.tar"):
+        old.unlink()
     boxes: list[list[tuple[str, bytes]]] = [[] for _ in range(MOST_FILES - len(RESULTS))]
     room = MOST_TOGETHER - sum(
         file.stat().st_size for name in RESULTS if (file := options.out / name).is_file()

@@ -143,6 +143,7 @@ def test_weights_fill_few_files_and_those_without_room_are_left_out(
     assert "of 4 runs; no room for those of 0" in (options.out / "log.txt").read_text()
     monkeypatch.setattr(gpu, "MOST_TOGETHER", 220_000)
     gpu.export_weights(jobs, options, log)
+    assert [file.name for file in options.out.glob("weights-*")] == ["weights-1.tar"]
     assert "of 2 runs; no room for those of 2" in (options.out / "log.txt").read_text()
 
 
