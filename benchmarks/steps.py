@@ -78,6 +78,7 @@ def time_step(
     shape: tuple[int, int, int],
     repeats: int,
     works: Mapping[str, Callable[[], object]] | None = None,
+    precision: str = "auto",
 ) -> dict[str, float]:
     """Median seconds of the kit's own step and of other works, all in turn.
 
@@ -85,7 +86,7 @@ def time_step(
     has ended, and the others have their turn. The first round is for warming up.
     """
     batch, *size = shape
-    config = replace(PRESETS["paper"], epochs=1, batch=batch, workers=0)
+    config = replace(PRESETS["paper"], epochs=1, batch=batch, workers=0, precision=precision)
     inputs = random_inputs(method, stage, shape)
     works = works or {}
     times: dict[str, list[float]] = {name: [] for name in ["kit", *works]}

@@ -182,15 +182,56 @@ def test_a_study_is_recorded_and_the_page_written_by_one_command(
     file.write_text(",".join(reference.COLUMNS) + "\n")
     monkeypatch.setattr(reference, "FILE", file)
     monkeypatch.setattr(report, "PAGE", page)
-    monkeypatch.setattr(report.runs, "find", lambda folder: study())
+    monkeypatch.setattr(reference.runs, "find", lambda folder: study())
     report.main("data/runs/toyscapes/quick")
     assert "| FT | T1 T2 |" in page.read_text(encoding="utf-8")
     assert "RESULTS.md written" in capsys.readouterr().out
-    monkeypatch.setattr(report.runs, "find", lambda folder: study()[:-1])
+    monkeypatch.setattr(reference.runs, "find", lambda folder: study()[:-1])
     before = file.read_bytes()
     with pytest.raises(ValueError, match="lacks CIL T3"):
         report.main("data/runs/toyscapes/quick")
     assert file.read_bytes() == before
+
+
+@pytest.fixture
+def written(study, tmp_path, monkeypatch):
+    """written(change) records the scores of a study that were brought in a CSV file."""
+    page, file = tmp_path / "RESULTS.md", tmp_path / "reference_scores.csv"
+    page.write_text("")
+    file.write_text(",".join(reference.COLUMNS) + "\n")
+    monkeypatch.setattr(reference, "FILE", file)
+    monkeypatch.setattr(report, "PAGE", page)
+
+    def record(change=lambda rows: rows):
+        both = [reference.rows_of(study(seeds=(0, 1), data=data)) for data in ("a", "b")]
+        change(pd.concat(both)).to_csv(tmp_path / "scores.csv", index=False)
+        report.main(str(tmp_path / "scores.csv"))
+        return both
+
+    return record
+
+
+def test_scores_that_were_brought_in_a_file_are_recorded_as_those_of_a_folder(written):
+    both = pd.concat(written(), ignore_index=True)
+    assert reference.measured() == [("a", "quick"), ("b", "quick")]
+    code = ["code"]  # here with names of several words, where a run has a hash
+    pd.testing.assert_frame_equal(reference.table().drop(columns=code), both.drop(columns=code))
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda rows: rows[:0], "no finished run"),
+        (lambda rows: _without_the_last_run(rows), "seed 1 lacks CIL T3; finish the study first"),
+        (lambda rows: rows.assign(settings="0"), "other settings than the preset 'quick'"),
+        (lambda rows: rows.drop(columns="code"), "lacks the columns code; wanted scores"),
+        (lambda rows: rows.assign(code=[f"{k} m" for k in range(len(rows))]), "differ in code"),
+    ],
+)
+def test_a_file_is_checked_as_a_folder_is(written, change, message):
+    with pytest.raises(ValueError, match=message):
+        written(change)
+    assert reference.table().empty
 
 
 # the reference of today
@@ -215,3 +256,8 @@ def test_all_methods_have_the_same_seeds_in_the_reference():
 
 def _with(run, **changes):
     return replace(run, config=run.config | changes)
+
+
+def _without_the_last_run(rows):
+    key = ["data", "seed", "method", "stage"]
+    return rows[(rows[key] != rows[key].iloc[-1]).any(axis=1)]

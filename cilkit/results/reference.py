@@ -37,8 +37,19 @@ NEAR = ["mean", "±", "seeds", "low", "high"]  # of a reference
 
 def table() -> pd.DataFrame:
     """All reference scores, mIoU in %, a row each."""
-    with FILE.open(encoding="utf-8") as file:
-        return pd.read_csv(file, dtype={"code": str, "settings": str})
+    return read(FILE)
+
+
+def read(file: Path) -> pd.DataFrame:
+    """Scores in the form of the reference file; a ValueError if a column is missing."""
+    with file.open(encoding="utf-8") as content:
+        scores = pd.read_csv(content, dtype={"code": str, "settings": str})
+    if lacking := [column for column in COLUMNS if column not in scores]:
+        raise ValueError(
+            f"{file} lacks the columns {', '.join(lacking)}; wanted scores in the form of "
+            f"{FILE.name}, or the folder of a finished study"
+        )
+    return scores
 
 
 def measured() -> list[tuple[str, str]]:
@@ -52,7 +63,11 @@ def load(data: str, preset: str) -> list[Run]:
     All tables and claims take them as they take runs; none if nothing was measured.
     """
     scores = table()
-    scores = scores[(scores["data"] == data) & (scores["preset"] == preset)]
+    return runs_of(scores[(scores["data"] == data) & (scores["preset"] == preset)])
+
+
+def runs_of(scores: pd.DataFrame) -> list[Run]:
+    """Rows of the reference file, or of one in its form, as runs without weights and history."""
     found = []
     for key, rows in scores.groupby(KEY, sort=False):
         first = rows.iloc[0]
@@ -85,6 +100,17 @@ def fingerprint(config: dict) -> str:
     return hashlib.sha256(json.dumps(decisive, sort_keys=True).encode()).hexdigest()[:16]
 
 
+def studies_in(source: Path) -> list[list[Run]]:
+    """The finished runs below a folder, or those whose scores stand in a CSV file of this form.
+
+    One list for the folder, and one for each data set and preset of the file.
+    """
+    if source.suffix != ".csv":
+        return [runs.find(source)]
+    studies = read(source).groupby(["data", "preset"], sort=False)
+    return [runs_of(rows) for _, rows in studies] or [[]]
+
+
 def rows_of(found: Sequence[Run]) -> pd.DataFrame:
     """The scores of finished runs of one data set and preset in the form of the reference file.
 
@@ -92,7 +118,9 @@ def rows_of(found: Sequence[Run]) -> pd.DataFrame:
     seed in which a training of the study is missing.
     """
     if not found:
-        raise ValueError("no finished run; give the folder of a finished study")
+        raise ValueError(
+            "no finished run; give the folder of a finished study, or a file of its scores"
+        )
     check_comparable(found)
     split = split_of(found)
     if split.name not in kit_splits() or outline(split) != outline(load_split(split.name)):
@@ -116,7 +144,7 @@ def rows_of(found: Sequence[Run]) -> pd.DataFrame:
                 f"{run.config['preset']!r}; a reference is of the preset as it is"
             )
         about = {key: run.config[key] for key in KEY} | {"split": split.name}
-        about["settings"] = fingerprint(run.config["train"])
+        about["settings"] = _fingerprint_of(run)
         about |= {name: run.config["environment"][name] for name in MEASURED_ON}
         about["code"] = "{shared} {method}".format(**run.config["code"])
         rows += [about | {"task": task, "miou": miou} for task, miou in run.scores["miou"].items()]
@@ -190,8 +218,15 @@ def without_reference(run: Run) -> str:
 def _other_settings(run: Run) -> list[str]:
     """In which settings a run differs from its preset, apart from the precision."""
     preset = settings(PRESETS[run.config["preset"]])
+    if "settings" in run.config["train"]:  # it stands in a table, which keeps their hash
+        return ["settings"] if _fingerprint_of(run) != fingerprint(preset) else []
     found = differences({"train": run.config["train"]}, {"train": preset})
     return [name for name in found if name != "precision"]
+
+
+def _fingerprint_of(run: Run) -> str:
+    train = run.config["train"]
+    return train["settings"] if "settings" in train else fingerprint(train)
 
 
 def _scores_of(run: Run) -> dict[str, list[float]]:

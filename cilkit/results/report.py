@@ -1,9 +1,10 @@
 """Record finished studies as reference scores, and write the tables of RESULTS.md anew.
 
-    python -m cilkit.results.report FOLDER [FOLDER ...]
+    python -m cilkit.results.report SOURCE [SOURCE ...]
 
-Each FOLDER holds the finished runs of one data set and preset, of all seeds. Without one, only
-RESULTS.md is written. A test fails where its tables are not those of the reference scores.
+Each SOURCE is the folder of the finished runs of one data set and preset, of all seeds, or a CSV
+file of their scores, in the form of reference_scores.csv. Without one, only RESULTS.md is
+written. A test fails where its tables are not those of the reference scores.
 """
 
 import re
@@ -13,7 +14,7 @@ from collections.abc import Callable, Sequence
 import pandas as pd
 
 from cilkit.classes import joined, task_title
-from cilkit.files import ROOT, write_atomic
+from cilkit.files import ROOT, resolve, write_atomic
 from cilkit.methods import CIL, FIRST_STAGE, METHODS, SS
 from cilkit.results import claims, reference
 from cilkit.results.scores import (
@@ -25,7 +26,6 @@ from cilkit.results.scores import (
     standard_deviation,
 )
 from cilkit.results.tables import differences
-from cilkit.study import runs
 from cilkit.study.runs import Run
 
 PAGE = ROOT / "RESULTS.md"
@@ -180,14 +180,14 @@ def _markdown(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     return "".join(f"| {' | '.join(line)} |\n" for line in lines)
 
 
-def main(*folders: str) -> None:
-    """Record the studies in some folders as reference scores, and write RESULTS.md anew.
+def main(*sources: str) -> None:
+    """Record some studies, of folders or CSV files, as reference scores; write RESULTS.md anew.
 
     Raises ValueError for a study that is not finished, before anything is written.
     """
     content = None
-    for folder in folders:
-        rows = reference.rows_of(runs.find(folder))
+    for study in (study for source in sources for study in reference.studies_in(resolve(source))):
+        rows = reference.rows_of(study)
         content = reference.with_new(reference.table() if content is None else content, rows)
     if content is not None:
         write_atomic(reference.FILE, reference.as_csv(content))

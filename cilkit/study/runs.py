@@ -200,6 +200,11 @@ def load(folder: Path | str) -> Run:
             f"no run {folder.name!r} in {folder.parent} (found: {found}); {maker} "
             f"{folder.name!r}, run that first"
         )
+    return without_weights(folder)
+
+
+def without_weights(folder: Path) -> Run:
+    """A finished run whose weights may lie elsewhere; a ValueError names a damaged file."""
     return Run(
         folder,
         json.loads(read(folder / "config.json")),

@@ -26,7 +26,7 @@ class TrainConfig:
     identity_start: bool = False  # new residual blocks begin as the identity: for short trainings
     start: Literal["random", "teacher"] = "random"  # teacher-based students (footnote 2)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
-    workers: int = 0  # processes that decode and augment; 0: this one
+    workers: int = 0  # processes that decode and augment; 0: this one, on a GPU four
 
     def __post_init__(self) -> None:
         positive = partial(is_whole, least=1)

@@ -28,6 +28,8 @@ from cilkit.training.evaluation import evaluate, make_fabric, to_device
 
 Loss = Callable[[Tensor, Tensor, Tensor], dict[str, Tensor]]
 
+WORKERS_ON_CUDA = 4  # where a configuration asks for none: one process is slower than a GPU
+
 
 @dataclass(frozen=True)
 class Monitor:
@@ -93,6 +95,8 @@ class Training:
         for module in frozen:
             module.requires_grad_(False)
         self.fabric = make_fabric(config)
+        if self.fabric.device.type == "cuda" and config.workers == 0:
+            self.config = replace(config, workers=WORKERS_ON_CUDA)
         distributed.share_batch(network)
         to_device(network, self.fabric, config)
         self.adam = torch.optim.Adam(
