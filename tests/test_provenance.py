@@ -178,7 +178,7 @@ def test_a_move_to_another_file_changes_no_version(package):
     [
         ("clamp(min=1)", "clamp(min=2)", "all"),  # of the losses
         ("return 100 * hits / union", "return 100 * hits / (union + 1)", "shared"),
-        ("(1 - done / config.epochs)", "(1 + done / config.epochs)", "shared"),
+        ("(1 - done) ** config.power", "(1 + done) ** config.power", "shared"),
         ("IN_MEMORY = 2**30", "IN_MEMORY = 2**20", "shared"),
         ("y = F.relu(self.conv3x1_1(x))", "y = F.gelu(self.conv3x1_1(x))", "shared"),
         ("entr(y).sum(dim=1)", "entr(y).mean(dim=1)", "cil_loss"),
