@@ -131,7 +131,7 @@ def test_a_trial_appends_what_a_training_reached(scenes, tmp_path, monkeypatch, 
     monkeypatch.setattr(trials, "FILE", tmp_path / "trials.csv")
     given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32", "learning_rate=1e-3"]
     trials.main("SS", str(scenes.root), *given)
-    trials.main("T1", str(scenes.root), *given)
+    trials.main("T2", str(scenes.root), *given)
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0] == ",".join(trials.COLUMNS) and len(lines) == 3
     row = dict(zip(trials.COLUMNS, lines[1].split(","), strict=True))
