@@ -21,7 +21,7 @@ from cilkit.training.config import PRESETS
 from cilkit.training.evaluation import used_precision
 from cilkit.training.stage import fit_stage
 
-PAPER, QUICK = (6, 192, 640), (2, 128, 224)  # images in a batch, height, width
+PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
 CIL = METHODS["CIL"]
 
 
