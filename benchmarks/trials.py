@@ -11,13 +11,14 @@ the file as a table.
 import ast
 import csv
 import sys
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from time import process_time
 
 import torch
 from torch import nn
 
+from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import open_data
 from cilkit.methods import SS
 from cilkit.training.config import TrainConfig, get_config
@@ -25,8 +26,8 @@ from cilkit.training.evaluation import evaluate, used_precision
 from cilkit.training.stage import fit
 
 FILE = Path(__file__).with_name("trials.csv")
-FIELDS = ["epochs", "batch", "crop", "height", "learning_rate", "weight_decay", "warmup"]
-COLUMNS = ["data", "training", "seed", *FIELDS]
+FIELDS = ["epochs", "batch", "height", "learning_rate", "weight_decay", "power", "warmup"]
+COLUMNS = ["data", "training", "seed", *FIELDS, "crop", "rescale", "jitter"]
 COLUMNS += ["miou", "task2", "lowest_class", "cpu_seconds", "steps", "dead_percent", "precision"]
 DEAD = 1e-6  # a weight below this is counted as dead
 
@@ -41,7 +42,7 @@ def trial(training: str, data: str, seed: int, config: TrainConfig) -> dict[str,
         raise ValueError(f"seed is {seed}; settings are chosen on seeds from 10, others report")
     torch.set_num_threads(1)
     scenes = open_data(data)
-    single = training == SS.name
+    single, augmentation = training == SS.name, config.augmentation
     stage = scenes.split.stages[-1] if single else scenes.split.stage(training)
     images = scenes.stage(stage.name, "new", config.height)
     test = scenes.test_set(stage.name, config.height, labels="new")
@@ -61,8 +62,10 @@ def trial(training: str, data: str, seed: int, config: TrainConfig) -> dict[str,
         "data": scenes.name,
         "training": training,
         "seed": seed,
-        **{name: getattr(config, name) for name in FIELDS if name != "crop"},
-        "crop": "x".join(map(str, config.augmentation.crop)),
+        **{name: getattr(config, name) for name in FIELDS},
+        "crop": "x".join(map(str, augmentation.crop)),
+        "rescale": augmentation.rescale[1],
+        "jitter": augmentation.brightness,
         "miou": round(scores.miou(everything), 1),
         "task2": round(scores.miou("task2"), 1) if single else "",
         "lowest_class": round(scores.iou(everything).min().item(), 1),
@@ -77,11 +80,11 @@ def main(training: str, data: str, *given: str) -> None:
     """One trial from the command line, appended to the file."""
     changes = dict(word.split("=", 1) for word in given)
     seed = int(changes.pop("SEED"))
-    crop = changes.pop("crop", None)
-    config = get_config("quick", **{k: ast.literal_eval(v) for k, v in changes.items()})
-    if crop is not None:
-        size = tuple(map(int, crop.split("x")))
-        config = replace(config, augmentation=replace(config.augmentation, crop=size))
+    values = {name: _value(text) for name, text in changes.items()}
+    of_images = {field.name for field in fields(Augmentation)} & values.keys()
+    config = get_config("quick", **{k: v for k, v in values.items() if k not in of_images})
+    augmentation = replace(config.augmentation, **{name: values[name] for name in of_images})
+    config = replace(config, augmentation=augmentation)
     row = trial(training, data, seed, config)
     new = not FILE.is_file()
     with FILE.open("a", encoding="utf-8", newline="") as file:
@@ -90,6 +93,11 @@ def main(training: str, data: str, *given: str) -> None:
             writer.writeheader()
         writer.writerow(row)
     print(row)
+
+
+def _value(text: str) -> object:
+    """A setting as it was typed: 96x192 is a pair."""
+    return tuple(map(int, text.split("x"))) if "x" in text else ast.literal_eval(text)
 
 
 if __name__ == "__main__":

@@ -129,13 +129,14 @@ def test_peak_memory_is_of_what_lives_at_one_time():
 
 def test_a_trial_appends_what_a_training_reached(scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "FILE", tmp_path / "trials.csv")
-    given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32", "learning_rate=1e-3"]
+    given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32", "learning_rate=1e-3", "hue=0.0"]
     trials.main("SS", str(scenes.root), *given)
     trials.main("T2", str(scenes.root), *given)
     lines = (tmp_path / "trials.csv").read_text().splitlines()
     assert lines[0] == ",".join(trials.COLUMNS) and len(lines) == 3
     row = dict(zip(trials.COLUMNS, lines[1].split(","), strict=True))
     assert (row["training"], row["crop"], row["learning_rate"]) == ("SS", "16x32", "0.001")
+    assert (row["rescale"], row["jitter"]) == ("1.0", "0.1")  # of quick
     assert 0 <= float(row["lowest_class"]) <= float(row["miou"]) <= 100
     with pytest.raises(ValueError, match="seed is 0; settings are chosen on seeds from 10"):
         trials.main("SS", str(scenes.root), "SEED=0")
