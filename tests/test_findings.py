@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cilkit.results import reference
-from cilkit.results.claims import Claim, Scores, check
+from cilkit.results.claims import CLOSE, Claim, Scores, check
 from cilkit.results.scores import paper_scores
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -33,7 +33,31 @@ class Finding:
     study: tuple[str, str] = ("toyscapes", "quick")
 
 
-FINDINGS: list[Finding] = []
+OTHERS = ("FT", "FE", "LWOF", "LWM", "Michieli")
+
+FINDINGS = [
+    # 00_start_here
+    Finding(
+        "00_start_here",
+        "after T3 CIL is ahead of FT, FE, LWOF, LWM and Michieli across all tasks.",
+        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+    ),
+    Finding(
+        "00_start_here",
+        "It does not show that CIL ends close to SS",
+        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - CLOSE,
+    ),
+    # 02_erfnet
+    # 04_metrics
+    # 05_train_t1
+    # 06_ft_fe
+    # 07_lwof
+    # 08_lwm
+    # 09_michieli
+    # 10_cil
+    # 11_entropy_weights
+    # 12_results
+]
 
 
 def prose(place: str) -> str:

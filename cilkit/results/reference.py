@@ -168,8 +168,8 @@ def compare(found: Run | Sequence[Run]) -> pd.DataFrame:
     """Your run, our range: a row for each run and task, in %.
 
     Columns: yours, mean and ± (standard deviation) of the reference, its seeds, low and high (the
-    range in which 95 of 100 further seeds are expected), yours is ("inside", "outside", or why
-    there is no reference).
+    range in which 95 of 100 further seeds are expected), yours is ("inside", "outside", "beside one
+    seed", which gives no range, or why there is no reference).
     """
     found = [found] if isinstance(found, Run) else list(found)
     rows = {}
@@ -196,6 +196,8 @@ def _beside(yours: float, reference: Sequence[float], why: str) -> dict[str, obj
     values = pd.Series(reference, dtype=float)
     low, high = prediction_interval(values)
     place = "inside" if low <= yours <= high else "outside"
+    if len(values) < 2:
+        place = "beside one seed"
     number = {"mean": values.mean(), "±": values.std(), "seeds": len(values)}
     return number | {"low": low, "high": high, "yours is": place}
 
