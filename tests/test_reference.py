@@ -115,6 +115,14 @@ def test_a_run_is_inside_or_outside_the_range_of_the_reference(study, recorded, 
     assert shown["high"].tolist() == [round(high, 1)] * 2
 
 
+def test_beside_a_single_seed_there_is_no_range(study, tmp_path, monkeypatch, make_run):
+    file = tmp_path / "reference_scores.csv"
+    file.write_bytes(reference.as_csv(reference.rows_of(study(seeds=(0,)))))
+    monkeypatch.setattr(reference, "FILE", file)
+    run = make_run("CIL", "T2", 3, {"task1": 50.0}, train=settings(PRESETS["quick"]))
+    assert reference.compare(run)["yours is"].tolist() == ["beside one seed"]
+
+
 def test_the_precision_does_not_matter_and_other_settings_do(study, recorded, make_run):
     precise = settings(replace(PRESETS["quick"], precision="32-true"))
     longer = settings(replace(PRESETS["quick"], epochs=99))
