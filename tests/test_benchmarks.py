@@ -129,7 +129,8 @@ def test_peak_memory_is_of_what_lives_at_one_time():
 
 def test_a_trial_appends_what_a_training_reached(scenes, tmp_path, monkeypatch, capsys):
     monkeypatch.setattr(trials, "FILE", tmp_path / "trials.csv")
-    given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32", "learning_rate=1e-3", "hue=0.0"]
+    given = ["SEED=10", "epochs=1", "batch=4", "crop=16x32", "height=32"]
+    given += ["learning_rate=1e-3", "hue=0.0"]
     trials.main("SS", str(scenes.root), *given)
     trials.main("T2", str(scenes.root), *given)
     lines = (tmp_path / "trials.csv").read_text().splitlines()
