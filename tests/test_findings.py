@@ -65,14 +65,14 @@ FINDINGS = [
     # 11_entropy_weights
     Finding(
         "11_entropy_weights",
-        "the weights cost at the new classes of each stage: in Task 2 after T2 and in Task 3 "
-        "after T3.",
-        lambda s: min(cost(s, "T2", "task2"), cost(s, "T3", "task3")),
+        "the weights cost in Task 2 after T2, and more than in the paper.",
+        lambda s: cost(s, "T2", "task2") - (65.8 - 63.9),
     ),
     Finding(
         "11_entropy_weights",
-        "In the paper the cost in Task 2 is smaller",
-        lambda s: cost(s, "T2", "task2") - (65.8 - 63.9),
+        "On average they cost in Task 3 after T3, too",
+        lambda s: cost(s, "T3", "task3"),
+        on_the_mean=True,
     ),
     Finding(
         "11_entropy_weights",
@@ -81,7 +81,12 @@ FINDINGS = [
     ),
     Finding(
         "11_entropy_weights",
-        "So the weights cost less across all three tasks after T3 than across two after T2.",
+        "That does not bring the paper's gain in Task 2 after T3 (57.8 beside 52.7)",
+        lambda s: 57.8 - 52.7 + cost(s, "T3", "task2"),
+    ),
+    Finding(
+        "11_entropy_weights",
+        "the weights cost less across all three tasks after T3 than across two after T2.",
         lambda s: cost(s, "T2", "task12") - cost(s, "T3", "task123"),
     ),
     # 12_results
