@@ -67,6 +67,11 @@ FINDINGS: list[Finding] = [
     ),
     Finding(
         "08_lwm",
+        "The second teacher, which starts at random, is worse than LWOF there, too.",
+        lambda s: s("LWOF", "T3", "task3") - s("LWM teacher", "T3", "task3"),
+    ),
+    Finding(
+        "08_lwm",
         "The lead of SS over LWM in Task 1∪2∪3 is wider than the paper's (64.4 against 52.6).",
         lambda s: s("SS", "T3", "task123") - s("LWM", "T3", "task123") - (64.4 - 52.6),
     ),
