@@ -115,10 +115,14 @@ FINDINGS: list[Finding] = [
     ),
     Finding(
         "09_michieli",
-        "And it is better than LWOF and LWM in Task 1∪2∪3.",
-        lambda s: (
-            s("Michieli", "T3", "task123") - max(s(m, "T3", "task123") for m in ("LWOF", "LWM"))
-        ),
+        "In Task 1∪2∪3 it is better than LWOF,",
+        lambda s: s("Michieli", "T3", "task123") - s("LWOF", "T3", "task123"),
+    ),
+    Finding(
+        "09_michieli",
+        "and on average also better than LWM.",
+        lambda s: s("Michieli", "T3", "task123") - s("LWM", "T3", "task123"),
+        on_the_mean=True,
     ),
     # 10_cil
     Finding(
