@@ -1,0 +1,357 @@
+"""The sentences of notebooks about our own runs, each with the margin that must hold.
+
+`test_findings.py` looks for the sentence in the text, and for the margin in the reference scores.
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from cilkit.results.claims import CLOSE, MUCH, Scores
+
+
+@dataclass(frozen=True)
+class Finding:
+    """A sentence of a notebook or page about the reference of a data set and preset.
+
+    It must hold with the whole 95 % interval, or on the mean alone where it says no more.
+    """
+
+    place: str  # a notebook's name without ending
+    sentence: str
+    margin: Callable[[Scores], float]
+    on_the_mean: bool = False
+    study: tuple[str, str] = ("toyscapes", "quick")
+
+
+OTHERS = ("FT", "FE", "LWOF", "LWM", "Michieli")
+PLAIN = "CIL (w/o weights)"
+
+
+def cost(s: Scores, stage: str, task: str) -> float:
+    """What the entropy weights cost: CIL without weights minus CIL."""
+    return s(PLAIN, stage, task) - s("CIL", stage, task)
+
+
+FINDINGS = [
+    # 00_start_here
+    Finding(
+        "00_start_here",
+        "after T3 CIL is ahead of FT, FE, LWOF, LWM and Michieli across all tasks.",
+        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+    ),
+    Finding(
+        "00_start_here",
+        "It does not show that CIL ends close to SS",
+        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - CLOSE,
+    ),
+    # 05_train_t1
+    Finding(
+        "05_train_t1",
+        "On Toyscapes with `quick` SS is far better in Task 1 than in Task 2, as in the paper.",
+        lambda s: min(s("SS", t, "task1") - s("SS", t, "task2") for t in ("T2", "T3")) - MUCH,
+    ),
+    Finding(
+        "05_train_t1",
+        "On Toyscapes with `quick` SS up to T2 is better than T1 in Task 1, as in the paper, "
+        "although it has more to learn.",
+        lambda s: s("SS", "T2", "task1") - s("T1", "T1", "task1"),
+    ),
+    Finding(
+        "05_train_t1",
+        "Also, SS up to T3 is better than SS up to T2 in Task 1∪2.",
+        lambda s: s("SS", "T3", "task12") - s("SS", "T2", "task12"),
+    ),
+    # 06_ft_fe
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` FT loses much of Task 1 in stage T2.",
+        lambda s: s("T1", "T1", "task1") - s("FT", "T2", "task1") - MUCH,
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick`, too, FE is far better than FT in Task 1 and worse in Task 2.",
+        lambda s: min(
+            s("FE", "T2", "task1") - s("FT", "T2", "task1") - MUCH,
+            s("FT", "T2", "task2") - s("FE", "T2", "task2"),
+        ),
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` both are far below SS in Task 1∪2, as in the paper",
+        lambda s: min(s("SS", "T2", "task12") - s(m, "T2", "task12") for m in ("FT", "FE")) - MUCH,
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` FT loses much of Task 2 in stage T3, as in the paper, and its "
+        "newest task is its best.",
+        lambda s: min(
+            s("FT", "T2", "task2") - s("FT", "T3", "task2") - MUCH,
+            s("FT", "T3", "task3") - max(s("FT", "T3", t) for t in ("task1", "task2")),
+        ),
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` its gap to FT in Task 3 is smaller.",
+        lambda s: (56.5 - 37.4) - (s("FT", "T3", "task3") - s("FE", "T3", "task3")),
+    ),
+    # 07_lwof
+    Finding(
+        "07_lwof",
+        "LWOF stays close to FE, far above FT.",
+        lambda s: min(
+            CLOSE - (s("FE", "T2", "task1") - s("LWOF", "T2", "task1")),
+            s("LWOF", "T2", "task1") - s("FT", "T2", "task1") - MUCH,
+        ),
+    ),
+    Finding(
+        "07_lwof",
+        "LWOF is above FE on average, since its encoder may move.",
+        lambda s: s("LWOF", "T2", "task2") - s("FE", "T2", "task2"),
+        on_the_mean=True,
+    ),
+    Finding(
+        "07_lwof",
+        "LWOF is far below SS in Task 1∪2, as in the paper.",
+        lambda s: s("SS", "T2", "task12") - s("LWOF", "T2", "task12") - MUCH,
+    ),
+    Finding(
+        "07_lwof",
+        "On average it is also below FE, which contradicts the paper",
+        lambda s: s("FE", "T2", "task12") - s("LWOF", "T2", "task12"),
+        on_the_mean=True,
+    ),
+    Finding(
+        "07_lwof",
+        "On Toyscapes with `quick` LWOF, too, holds Task 1 far better than FT, and it is the best "
+        "of the three in Task 3.",
+        lambda s: min(
+            s("LWOF", "T3", "task1") - s("FT", "T3", "task1") - MUCH,
+            s("LWOF", "T3", "task3") - max(s(m, "T3", "task3") for m in ("FT", "FE")),
+        ),
+    ),
+    Finding(
+        "07_lwof",
+        "On Toyscapes with `quick` LWOF is below FE in Task 1∪2∪3, and both are far below SS.",
+        lambda s: min(
+            s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+            s("SS", "T3", "task123") - s("FE", "T3", "task123") - MUCH,
+        ),
+    ),
+    # 08_lwm
+    Finding(
+        "08_lwm",
+        "On Toyscapes with `quick` LWM is better than LWOF in Task 1∪2, as in the paper.",
+        lambda s: s("LWM", "T2", "task12") - s("LWOF", "T2", "task12"),
+    ),
+    Finding(
+        "08_lwm",
+        "In Task 1 the two are close, as there.",
+        lambda s: CLOSE - abs(s("LWM", "T2", "task1") - s("LWOF", "T2", "task1")),
+    ),
+    Finding(
+        "08_lwm",
+        "LWM is much better than LWOF in Task 1∪2 and in Task 1∪2∪3, as in the paper.",
+        lambda s: min(
+            s("LWM", "T3", task) - s("LWOF", "T3", task) - MUCH for task in ("task12", "task123")
+        ),
+    ),
+    Finding(
+        "08_lwm",
+        "It also keeps more of Task 2 between the two stages, as there.",
+        lambda s: (
+            (s("LWM", "T3", "task2") - s("LWM", "T2", "task2"))
+            - (s("LWOF", "T3", "task2") - s("LWOF", "T2", "task2"))
+        ),
+    ),
+    Finding(
+        "08_lwm",
+        "In Task 3 LWM is worse than LWOF, by more than in the paper (62.0 against 64.5).",
+        lambda s: s("LWOF", "T3", "task3") - s("LWM", "T3", "task3") - (64.5 - 62.0),
+    ),
+    Finding(
+        "08_lwm",
+        "The second teacher, which starts at random, is worse than LWOF there, too.",
+        lambda s: s("LWOF", "T3", "task3") - s("LWM teacher", "T3", "task3"),
+    ),
+    Finding(
+        "08_lwm",
+        "The lead of SS over LWM in Task 1∪2∪3 is wider than the paper's (64.4 against 52.6).",
+        lambda s: s("SS", "T3", "task123") - s("LWM", "T3", "task123") - (64.4 - 52.6),
+    ),
+    # 09_michieli
+    Finding(
+        "09_michieli",
+        "Michieli is much worse in Task 2 than LWOF and LWM.",
+        lambda s: (
+            min(s(method, "T2", "task2") for method in ("LWOF", "LWM"))
+            - s("Michieli", "T2", "task2")
+            - MUCH
+        ),
+    ),
+    Finding(
+        "09_michieli",
+        "Michieli is better than LWOF in Task 1∪2, as in the paper.",
+        lambda s: s("Michieli", "T2", "task12") - s("LWOF", "T2", "task12"),
+    ),
+    Finding(
+        "09_michieli",
+        "But it is worse than LWM there, although it has labels for all classes.",
+        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+    ),
+    Finding(
+        "09_michieli",
+        "Michieli is better than LWOF and LWM in Task 1 after T3.",
+        lambda s: s("Michieli", "T3", "task1") - max(s(m, "T3", "task1") for m in ("LWOF", "LWM")),
+    ),
+    Finding(
+        "09_michieli",
+        "Its Task 2 rises between T2 and T3.",
+        lambda s: s("Michieli", "T3", "task2") - s("Michieli", "T2", "task2"),
+    ),
+    Finding(
+        "09_michieli",
+        "Its Task 3 is the lowest of all methods in the figure.",
+        lambda s: (
+            min(s(m, "T3", "task3") for m in ("FT", "FE", "LWOF", "LWM", "SS"))
+            - s("Michieli", "T3", "task3")
+        ),
+    ),
+    Finding(
+        "09_michieli",
+        "In Task 1∪2∪3 it is better than LWOF,",
+        lambda s: s("Michieli", "T3", "task123") - s("LWOF", "T3", "task123"),
+    ),
+    Finding(
+        "09_michieli",
+        "and on average also better than LWM.",
+        lambda s: s("Michieli", "T3", "task123") - s("LWM", "T3", "task123"),
+        on_the_mean=True,
+    ),
+    # 10_cil
+    Finding(
+        "10_cil",
+        "CIL without weights is better than Michieli, LWOF, FE and FT, although it sees none of "
+        "Michieli's old labels.",
+        lambda s: (
+            s(PLAIN, "T2", "task12")
+            - max(s(m, "T2", "task12") for m in ("Michieli", "LWOF", "FE", "FT"))
+        ),
+    ),
+    Finding(
+        "10_cil",
+        "With them both Task 1∪2 and Task 2 are lower.",
+        lambda s: min(s(PLAIN, "T2", task) - s("CIL", "T2", task) for task in ("task12", "task2")),
+    ),
+    Finding(
+        "10_cil",
+        "LWM is close to CIL with weights; the paper has it further behind (62.5 against 67.7).",
+        lambda s: CLOSE - abs(s("CIL", "T2", "task12") - s("LWM", "T2", "task12")),
+    ),
+    Finding(
+        "10_cil",
+        "On Toyscapes with `quick` the main result of the paper holds: CIL is better than "
+        "Michieli, LWM, LWOF, FE and FT in Task 1∪2∪3.",
+        lambda s: (
+            s("CIL", "T3", "task123")
+            - max(s(m, "T3", "task123") for m in ("Michieli", "LWM", "LWOF", "FE", "FT"))
+        ),
+    ),
+    Finding(
+        "10_cil",
+        "As in the paper, it is ahead of Michieli and LWM in Task 3",
+        lambda s: s("CIL", "T3", "task3") - max(s(m, "T3", "task3") for m in ("Michieli", "LWM")),
+    ),
+    Finding(
+        "10_cil",
+        "*Task 2* is an old task now, and LWM is better there than CIL;",
+        lambda s: s("LWM", "T3", "task2") - s("CIL", "T3", "task2"),
+    ),
+    Finding(
+        "10_cil",
+        "*The gap to SS* in Task 1∪2∪3 is wider than the paper's (64.4 against 62.2).",
+        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - (64.4 - 62.2),
+    ),
+    Finding(
+        "10_cil",
+        "with and without them CIL is close in Task 1∪2∪3, where the paper gains",
+        lambda s: CLOSE - abs(s("CIL", "T3", "task123") - s(PLAIN, "T3", "task123")),
+    ),
+    # 11_entropy_weights
+    Finding(
+        "11_entropy_weights",
+        "the weights cost in Task 2 after T2, and more than in the paper.",
+        lambda s: cost(s, "T2", "task2") - (65.8 - 63.9),
+    ),
+    Finding(
+        "11_entropy_weights",
+        "On average they cost in Task 3 after T3, too",
+        lambda s: cost(s, "T3", "task3"),
+        on_the_mean=True,
+    ),
+    Finding(
+        "11_entropy_weights",
+        "In return less of Task 2 is forgotten in T3, as in the paper.",
+        lambda s: cost(s, "T2", "task2") - cost(s, "T3", "task2"),
+    ),
+    Finding(
+        "11_entropy_weights",
+        "That does not bring the paper's gain in Task 2 after T3 (57.8 beside 52.7)",
+        lambda s: 57.8 - 52.7 + cost(s, "T3", "task2"),
+    ),
+    Finding(
+        "11_entropy_weights",
+        "the weights cost less across all three tasks after T3 than across two after T2.",
+        lambda s: cost(s, "T2", "task12") - cost(s, "T3", "task123"),
+    ),
+    # 12_results
+    Finding(
+        "12_results",
+        "FE learns Task 2 less well than FT, as in the paper.",
+        lambda s: s("FT", "T2", "task2") - s("FE", "T2", "task2"),
+    ),
+    Finding(
+        "12_results",
+        "In Task 3 it is nearer to FT than in the paper (37.4 and 56.5 there).",
+        lambda s: 56.5 - 37.4 - (s("FT", "T3", "task3") - s("FE", "T3", "task3")),
+    ),
+    Finding(
+        "12_results",
+        "CIL without weights is ahead of LWOF, LWM and Michieli in Task 1∪2 after T2, as in the "
+        "paper.",
+        lambda s: s(PLAIN, "T2", "task12") - max(s(m, "T2", "task12") for m in OTHERS[2:]),
+    ),
+    Finding(
+        "12_results",
+        "But there Michieli is behind LWM:",
+        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+    ),
+    Finding(
+        "12_results",
+        "it is the worst of the five on Task 2, as in the paper, and by more.",
+        lambda s: (
+            min(s(m, "T2", "task2") for m in ("LWOF", "LWM", PLAIN, "CIL"))
+            - s("Michieli", "T2", "task2")
+            - (61.4 - 59.7)
+        ),
+    ),
+    Finding(
+        "12_results",
+        "CIL loses less of Task 2 in T3 than CIL without weights does, as in the paper",
+        lambda s: cost(s, "T2", "task2") - cost(s, "T3", "task2"),
+    ),
+    Finding(
+        "12_results",
+        "CIL is better than FT, FE, LWOF, LWM and Michieli across all tasks after T3.",
+        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+    ),
+    Finding(
+        "12_results",
+        "It does not confirm that CIL ends close to SS.",
+        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - CLOSE,
+    ),
+    Finding(
+        "12_results",
+        "Of the claims about the weights the first holds, by more than in the paper",
+        lambda s: cost(s, "T2", "task12") - (68.8 - 67.7),
+    ),
+]
