@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cilkit.results import reference
-from cilkit.results.claims import Claim, Scores, check
+from cilkit.results.claims import CLOSE, MUCH, Claim, Scores, check
 from cilkit.results.scores import paper_scores
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
@@ -33,7 +33,100 @@ class Finding:
     study: tuple[str, str] = ("toyscapes", "quick")
 
 
-FINDINGS: list[Finding] = []
+FINDINGS: list[Finding] = [
+    # 05_train_t1
+    Finding(
+        "05_train_t1",
+        "On Toyscapes with `quick` SS is far better in Task 1 than in Task 2, as in the paper.",
+        lambda s: min(s("SS", t, "task1") - s("SS", t, "task2") for t in ("T2", "T3")) - MUCH,
+    ),
+    Finding(
+        "05_train_t1",
+        "On Toyscapes with `quick` SS up to T2 is better than T1 in Task 1, as in the paper, "
+        "although it has more to learn.",
+        lambda s: s("SS", "T2", "task1") - s("T1", "T1", "task1"),
+    ),
+    Finding(
+        "05_train_t1",
+        "Also, SS up to T3 is better than SS up to T2 in Task 1∪2.",
+        lambda s: s("SS", "T3", "task12") - s("SS", "T2", "task12"),
+    ),
+    # 06_ft_fe
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` FT loses much of Task 1 in stage T2.",
+        lambda s: s("T1", "T1", "task1") - s("FT", "T2", "task1") - MUCH,
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick`, too, FE is far better than FT in Task 1 and worse in Task 2.",
+        lambda s: min(
+            s("FE", "T2", "task1") - s("FT", "T2", "task1") - MUCH,
+            s("FT", "T2", "task2") - s("FE", "T2", "task2"),
+        ),
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` both are far below SS in Task 1∪2, as in the paper",
+        lambda s: min(s("SS", "T2", "task12") - s(m, "T2", "task12") for m in ("FT", "FE")) - MUCH,
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` FT loses much of Task 2 in stage T3, as in the paper, and its "
+        "newest task is its best.",
+        lambda s: min(
+            s("FT", "T2", "task2") - s("FT", "T3", "task2") - MUCH,
+            s("FT", "T3", "task3") - max(s("FT", "T3", t) for t in ("task1", "task2")),
+        ),
+    ),
+    Finding(
+        "06_ft_fe",
+        "On Toyscapes with `quick` it is otherwise: FE is nearer to FT in Task 3 than in Task 2.",
+        lambda s: (
+            (s("FT", "T2", "task2") - s("FE", "T2", "task2"))
+            - abs(s("FT", "T3", "task3") - s("FE", "T3", "task3"))
+        ),
+    ),
+    # 07_lwof
+    Finding(
+        "07_lwof",
+        "LWOF stays close to FE, far above FT.",
+        lambda s: min(
+            CLOSE - (s("FE", "T2", "task1") - s("LWOF", "T2", "task1")),
+            s("LWOF", "T2", "task1") - s("FT", "T2", "task1") - MUCH,
+        ),
+    ),
+    Finding(
+        "07_lwof",
+        "LWOF is above FE on average, since its encoder may move.",
+        lambda s: s("LWOF", "T2", "task2") - s("FE", "T2", "task2"),
+        on_the_mean=True,
+    ),
+    Finding(
+        "07_lwof",
+        "LWOF is far below SS in Task 1∪2, as in the paper.",
+        lambda s: s("SS", "T2", "task12") - s("LWOF", "T2", "task12") - MUCH,
+    ),
+    Finding(
+        "07_lwof",
+        "On Toyscapes with `quick` LWOF, too, holds Task 1 far better than FT, and it is the best "
+        "of the three in Task 3.",
+        lambda s: min(
+            s("LWOF", "T3", "task1") - s("FT", "T3", "task1") - MUCH,
+            s("LWOF", "T3", "task3") - max(s(m, "T3", "task3") for m in ("FT", "FE")),
+        ),
+    ),
+    Finding(
+        "07_lwof",
+        "Across all tasks it is far below SS, as in the paper.",
+        lambda s: s("SS", "T3", "task123") - s("LWOF", "T3", "task123") - MUCH,
+    ),
+    Finding(
+        "07_lwof",
+        "On Toyscapes with `quick` LWOF is below FE in Task 1∪2∪3.",
+        lambda s: s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+    ),
+]
 
 
 def prose(place: str) -> str:
@@ -70,7 +163,7 @@ NO_RESULT = [  # digits that are no measurement
     r"eqs?\. ?\(\d+\)(( and|,| to) \(\d+\))*",
     r"(notebooks?|[Ee]xercises?|footnotes?|Fig\.|section) \d+((,| and| to) \d+)*",
     r"\(\d\d\)",  # a notebook in brackets
-    r"95 %",
+    r"95 (%|of 100)",
     r"\b\d\d? [·]",
 ]
 
