@@ -81,11 +81,8 @@ FINDINGS: list[Finding] = [
     ),
     Finding(
         "06_ft_fe",
-        "On Toyscapes with `quick` it is otherwise: FE is nearer to FT in Task 3 than in Task 2.",
-        lambda s: (
-            (s("FT", "T2", "task2") - s("FE", "T2", "task2"))
-            - abs(s("FT", "T3", "task3") - s("FE", "T3", "task3"))
-        ),
+        "On Toyscapes with `quick` its gap to FT in Task 3 is smaller.",
+        lambda s: (56.5 - 37.4) - (s("FT", "T3", "task3") - s("FE", "T3", "task3")),
     ),
     # 07_lwof
     Finding(
@@ -109,6 +106,12 @@ FINDINGS: list[Finding] = [
     ),
     Finding(
         "07_lwof",
+        "On average it is also below FE, which contradicts the paper",
+        lambda s: s("FE", "T2", "task12") - s("LWOF", "T2", "task12"),
+        on_the_mean=True,
+    ),
+    Finding(
+        "07_lwof",
         "On Toyscapes with `quick` LWOF, too, holds Task 1 far better than FT, and it is the best "
         "of the three in Task 3.",
         lambda s: min(
@@ -118,13 +121,11 @@ FINDINGS: list[Finding] = [
     ),
     Finding(
         "07_lwof",
-        "Across all tasks it is far below SS, as in the paper.",
-        lambda s: s("SS", "T3", "task123") - s("LWOF", "T3", "task123") - MUCH,
-    ),
-    Finding(
-        "07_lwof",
-        "On Toyscapes with `quick` LWOF is below FE in Task 1∪2∪3.",
-        lambda s: s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+        "On Toyscapes with `quick` LWOF is below FE in Task 1∪2∪3, and both are far below SS.",
+        lambda s: min(
+            s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+            s("SS", "T3", "task123") - s("FE", "T3", "task123") - MUCH,
+        ),
     ),
 ]
 
