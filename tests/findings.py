@@ -354,4 +354,40 @@ FINDINGS = [
         "Of the claims about the weights the first holds, by more than in the paper",
         lambda s: cost(s, "T2", "task12") - (68.8 - 67.7),
     ),
+    # RESULTS.md
+    Finding(
+        "RESULTS.md",
+        "After T3 CIL is the best of the incremental methods across all tasks, but for its own "
+        "variant without weights.",
+        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+    ),
+    Finding(
+        "RESULTS.md",
+        "Behind it are Michieli and LWM, then FE, then FT",
+        lambda s: min(
+            min(s("Michieli", "T3", "task123"), s("LWM", "T3", "task123"))
+            - s("FE", "T3", "task123"),
+            s("FE", "T3", "task123") - s("FT", "T3", "task123"),
+        ),
+    ),
+    Finding(
+        "RESULTS.md",
+        "The entropy weights cost some points across tasks after T2.",
+        lambda s: cost(s, "T2", "task12"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "CIL ends far below SS.",
+        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - MUCH,
+    ),
+    Finding(
+        "RESULTS.md",
+        "LWOF is below FE across all tasks.",
+        lambda s: s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "Michieli is below LWM across tasks after T2.",
+        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+    ),
 ]
