@@ -68,27 +68,20 @@ def load(data: str, preset: str) -> list[Run]:
 
 def runs_of(scores: pd.DataFrame) -> list[Run]:
     """Rows of the reference file, or of one in its form, as runs without weights and history."""
+    splits = {name: plain(asdict(load_split(name))) for name in scores["split"].unique()}
     found = []
-    for key, rows in scores.groupby(KEY, sort=False):
-        first = rows.iloc[0]
-        config = dict(zip(KEY, key, strict=True)) | {
-            "split": plain(asdict(load_split(first["split"]))),
+    for _, rows in scores.groupby(KEY, sort=False):
+        first = rows.to_dict("records")[0]
+        shared, method = first["code"].split(maxsplit=1)
+        config = {key: first[key] for key in KEY} | {
+            "split": splits[first["split"]],
             "train": {"settings": first["settings"]},
-            "environment": {name: plain_number(first[name]) for name in MEASURED_ON},
-            "code": {"shared": first["code"].split()[0], "method": first["code"].split()[1]},
+            "environment": {name: first[name] for name in MEASURED_ON},
+            "code": {"shared": shared, "method": method},
         }
-        miou = dict(zip(rows["task"], rows["miou"], strict=True))
-        found.append(Run(Path(f"reference of {first['method']}"), config, _none(), {"miou": miou}))
+        scored = {"miou": dict(zip(rows["task"], rows["miou"], strict=True))}
+        found.append(Run(Path(f"reference of {first['method']}"), config, pd.DataFrame(), scored))
     return found
-
-
-def plain_number(value: object) -> object:
-    """A value of a column as Python has it."""
-    return value.item() if hasattr(value, "item") else value
-
-
-def _none() -> pd.DataFrame:
-    return pd.DataFrame()
 
 
 def fingerprint(config: dict) -> str:
@@ -172,16 +165,18 @@ def compare(found: Run | Sequence[Run]) -> pd.DataFrame:
     seed", which gives no range, or why there is no reference).
     """
     found = [found] if isinstance(found, Run) else list(found)
+    studies = {(run.config["data"], run.config["preset"]) for run in found}
+    measured = {study: load(*study) for study in studies}
     rows = {}
     for run in found:
-        why, reference = without_reference(run), {}
-        if not why:
-            reference = _scores_of(run)
+        reference = measured[run.config["data"], run.config["preset"]]
+        why, same = _why_not(run, reference), _same_training(run, reference)
         for task, yours in run.scores["miou"].items():
             key = (f"{run.config['method']} {run.config['stage']}", task_title(task))
             if run.config["method"] == run.config["stage"]:
                 key = (run.config["stage"], key[1])
-            rows[key] = {"yours": yours} | _beside(yours, reference.get(task, []), why)
+            values = [] if why else [other.scores["miou"][task] for other in same]
+            rows[key] = {"yours": yours} | _beside(yours, values, why)
     columns = ["yours", *NEAR, "yours is"]
     shown = pd.DataFrame.from_dict(rows, "index", columns=columns)
     shown.index = pd.MultiIndex.from_tuples(rows, names=["run", "score"])
@@ -204,17 +199,25 @@ def _beside(yours: float, reference: Sequence[float], why: str) -> dict[str, obj
 
 def without_reference(run: Run) -> str:
     """Why a run has no reference, "" if it has one."""
+    return _why_not(run, load(run.config["data"], run.config["preset"]))
+
+
+def _why_not(run: Run, reference: Sequence[Run]) -> str:
+    """The same, given the reference of the run's data and preset."""
     config = run.config
-    wanted = load(config["data"], config["preset"])
-    if not wanted:
+    if not reference:
         return f"no reference for {config['preset']} on {config['data']}"
-    if outline(run.split) != outline(split_of(wanted)):
+    if outline(run.split) != outline(reference[0].split):
         return "no reference for these stages"
     if other := _other_settings(run):
         return f"no reference for other {', '.join(other)}"
-    if not _scores_of(run):
-        return f"no reference for {config['method']!r}"
-    return ""
+    return "" if _same_training(run, reference) else f"no reference for {config['method']!r}"
+
+
+def _same_training(run: Run, reference: Sequence[Run]) -> list[Run]:
+    """Those of a reference with the method and the stage of a run, one a seed."""
+    training = run.config["method"], run.config["stage"]
+    return [r for r in reference if (r.config["method"], r.config["stage"]) == training]
 
 
 def _other_settings(run: Run) -> list[str]:
@@ -229,11 +232,3 @@ def _other_settings(run: Run) -> list[str]:
 def _fingerprint_of(run: Run) -> str:
     train = run.config["train"]
     return train["settings"] if "settings" in train else fingerprint(train)
-
-
-def _scores_of(run: Run) -> dict[str, list[float]]:
-    """The reference scores of a method in a stage by task, one a seed."""
-    config = run.config
-    scores = runs.scores(load(config["data"], config["preset"]))
-    same = (scores["method"] == config["method"]) & (scores["stage"] == config["stage"])
-    return {task: list(rows["miou"]) for task, rows in scores[same].groupby("task", sort=False)}

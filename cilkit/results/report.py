@@ -10,6 +10,7 @@ written. A test fails where its tables are not those of the reference scores.
 import re
 import sys
 from collections.abc import Callable, Sequence
+from functools import reduce
 
 import pandas as pd
 
@@ -185,11 +186,10 @@ def main(*sources: str) -> None:
 
     Raises ValueError for a study that is not finished, before anything is written.
     """
-    content = None
-    for study in (study for source in sources for study in reference.studies_in(resolve(source))):
-        rows = reference.rows_of(study)
-        content = reference.with_new(reference.table() if content is None else content, rows)
-    if content is not None:
+    studies = [study for source in sources for study in reference.studies_in(resolve(source))]
+    measured = [reference.rows_of(study) for study in studies]
+    if measured:
+        content = reduce(reference.with_new, measured, reference.table())
         write_atomic(reference.FILE, reference.as_csv(content))
     page = PAGE.read_text(encoding="utf-8")
     write_atomic(PAGE, written(page).encode())
