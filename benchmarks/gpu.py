@@ -32,6 +32,7 @@ from cilkit.files import write_atomic
 from cilkit.methods import METHODS, SS
 from cilkit.results import reference
 from cilkit.study import runs
+from cilkit.study.machine import trained_images
 from cilkit.study.plan import PlannedRun, plan
 from cilkit.study.provenance import code_version, settings
 from cilkit.study.runs import FILES, SUMS, WEIGHTS, Run
@@ -144,10 +145,7 @@ class Job:
     @cached_property
     def steps(self) -> float:
         """How long it takes, in steps without a memory."""
-        data, stage, config = self.study.data, self.run.stage, self.study.config
-        upto = self.study.split.stages[: stage.number]
-        stages = upto if self.run.method.images == "all" else [stage]
-        count = sum(len(data.images(stage)) for stage in stages)
+        count, config = trained_images(self.study, self.run), self.study.config
         factor = MEMORY_STEPS if self.run.method.memory is not None else 1
         return factor * config.epochs * (count // config.batch)
 

@@ -50,7 +50,7 @@ def time_presets(study: Study) -> pd.DataFrame:
     single stage the steps are those of its training.
     """
     rows = {}
-    images = [_trained_images(study, run) for run in plan(study.split)]
+    images = [trained_images(study, run) for run in plan(study.split)]
     for name, config in PRESETS.items():
         step = _seconds_of_a_step(study, config)
         steps = [n // config.batch * config.epochs for n in images]  # of each training
@@ -61,7 +61,7 @@ def time_presets(study: Study) -> pd.DataFrame:
     return pd.DataFrame.from_dict(rows, "index", columns=columns)
 
 
-def _trained_images(study: Study, run: PlannedRun) -> int:
+def trained_images(study: Study, run: PlannedRun) -> int:
     """How many images an epoch of a training goes through."""
     earlier = study.split.earlier(run.stage) if run.method.images == "all" else ()
     return sum(len(study.data.images(stage)) for stage in (*earlier, run.stage))
