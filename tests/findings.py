@@ -3,10 +3,12 @@
 `test_findings.py` looks for the sentence in the text, and for the margin in the reference scores.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from cilkit.results.claims import CLOSE, MUCH, Scores
+from cilkit.results.claims import CLAIMS, CLOSE, MUCH, Scores
+
+Margin = Callable[[Scores], float]
 
 
 @dataclass(frozen=True)
@@ -18,7 +20,7 @@ class Finding:
 
     place: str  # a notebook's name without ending
     sentence: str
-    margin: Callable[[Scores], float]
+    margin: Margin
     on_the_mean: bool = False
     study: tuple[str, str] = ("toyscapes", "quick")
 
@@ -32,17 +34,30 @@ def cost(s: Scores, stage: str, task: str) -> float:
     return s(PLAIN, stage, task) - s("CIL", stage, task)
 
 
+def lead(method: str, others: Sequence[str], stage: str, task: str, by: float = 0.0) -> Margin:
+    """That a method is above each of some others after a stage, by more than some points."""
+    return lambda s: s(method, stage, task) - max(s(m, stage, task) for m in others) - by
+
+
+def claimed(beginning: str) -> Margin:
+    """The margin of the one claim of the ledger whose sentence begins so."""
+    (claim,) = [claim for claim in CLAIMS if claim.sentence.startswith(beginning)]
+    return claim.margin
+
+
+CIL_LEADS = lead("CIL", OTHERS, "T3", "task123")
+
 FINDINGS = [
     # 00_start_here
     Finding(
         "00_start_here",
         "after T3 CIL is ahead of FT, FE, LWOF, LWM and Michieli across all tasks.",
-        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+        CIL_LEADS,
     ),
     Finding(
         "00_start_here",
         "It does not show that CIL ends close to SS",
-        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - CLOSE,
+        lead("SS", ["CIL"], "T3", "task123", by=CLOSE),
     ),
     # 05_train_t1
     Finding(
@@ -65,7 +80,7 @@ FINDINGS = [
     Finding(
         "06_ft_fe",
         "On Toyscapes with `quick` FT loses much of Task 1 in stage T2.",
-        lambda s: s("T1", "T1", "task1") - s("FT", "T2", "task1") - MUCH,
+        claimed("FT forgets"),
     ),
     Finding(
         "06_ft_fe",
@@ -78,7 +93,7 @@ FINDINGS = [
     Finding(
         "06_ft_fe",
         "On Toyscapes with `quick` both are far below SS in Task 1∪2, as in the paper",
-        lambda s: min(s("SS", "T2", "task12") - s(m, "T2", "task12") for m in ("FT", "FE")) - MUCH,
+        claimed("FT and FE both fail across tasks"),
     ),
     Finding(
         "06_ft_fe",
@@ -106,18 +121,18 @@ FINDINGS = [
     Finding(
         "07_lwof",
         "LWOF is above FE on average, since its encoder may move.",
-        lambda s: s("LWOF", "T2", "task2") - s("FE", "T2", "task2"),
+        lead("LWOF", ["FE"], "T2", "task2"),
         on_the_mean=True,
     ),
     Finding(
         "07_lwof",
         "LWOF is far below SS in Task 1∪2, as in the paper.",
-        lambda s: s("SS", "T2", "task12") - s("LWOF", "T2", "task12") - MUCH,
+        claimed("LWOF is poor across tasks"),
     ),
     Finding(
         "07_lwof",
         "On average it is also below FE, which contradicts the paper",
-        lambda s: s("FE", "T2", "task12") - s("LWOF", "T2", "task12"),
+        lead("FE", ["LWOF"], "T2", "task12"),
         on_the_mean=True,
     ),
     Finding(
@@ -141,7 +156,7 @@ FINDINGS = [
     Finding(
         "08_lwm",
         "On Toyscapes with `quick` LWM is better than LWOF in Task 1∪2, as in the paper.",
-        lambda s: s("LWM", "T2", "task12") - s("LWOF", "T2", "task12"),
+        claimed("LWM mends that"),
     ),
     Finding(
         "08_lwm",
@@ -166,17 +181,17 @@ FINDINGS = [
     Finding(
         "08_lwm",
         "In Task 3 LWM is worse than LWOF, by more than in the paper (62.0 against 64.5).",
-        lambda s: s("LWOF", "T3", "task3") - s("LWM", "T3", "task3") - (64.5 - 62.0),
+        lead("LWOF", ["LWM"], "T3", "task3", by=(64.5 - 62.0)),
     ),
     Finding(
         "08_lwm",
         "The second teacher, which starts at random, is worse than LWOF there, too.",
-        lambda s: s("LWOF", "T3", "task3") - s("LWM teacher", "T3", "task3"),
+        lead("LWOF", ["LWM teacher"], "T3", "task3"),
     ),
     Finding(
         "08_lwm",
         "The lead of SS over LWM in Task 1∪2∪3 is wider than the paper's (64.4 against 52.6).",
-        lambda s: s("SS", "T3", "task123") - s("LWM", "T3", "task123") - (64.4 - 52.6),
+        lead("SS", ["LWM"], "T3", "task123", by=(64.4 - 52.6)),
     ),
     # 09_michieli
     Finding(
@@ -191,17 +206,17 @@ FINDINGS = [
     Finding(
         "09_michieli",
         "Michieli is better than LWOF in Task 1∪2, as in the paper.",
-        lambda s: s("Michieli", "T2", "task12") - s("LWOF", "T2", "task12"),
+        lead("Michieli", ["LWOF"], "T2", "task12"),
     ),
     Finding(
         "09_michieli",
         "But it is worse than LWM there, although it has labels for all classes.",
-        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+        lead("LWM", ["Michieli"], "T2", "task12"),
     ),
     Finding(
         "09_michieli",
         "Michieli is better than LWOF and LWM in Task 1 after T3.",
-        lambda s: s("Michieli", "T3", "task1") - max(s(m, "T3", "task1") for m in ("LWOF", "LWM")),
+        lead("Michieli", ("LWOF", "LWM"), "T3", "task1"),
     ),
     Finding(
         "09_michieli",
@@ -219,12 +234,12 @@ FINDINGS = [
     Finding(
         "09_michieli",
         "In Task 1∪2∪3 it is better than LWOF,",
-        lambda s: s("Michieli", "T3", "task123") - s("LWOF", "T3", "task123"),
+        lead("Michieli", ["LWOF"], "T3", "task123"),
     ),
     Finding(
         "09_michieli",
         "and on average also better than LWM.",
-        lambda s: s("Michieli", "T3", "task123") - s("LWM", "T3", "task123"),
+        lead("Michieli", ["LWM"], "T3", "task123"),
         on_the_mean=True,
     ),
     # 10_cil
@@ -232,15 +247,12 @@ FINDINGS = [
         "10_cil",
         "CIL without weights is better than Michieli, LWOF, FE and FT, although it sees none of "
         "Michieli's old labels.",
-        lambda s: (
-            s(PLAIN, "T2", "task12")
-            - max(s(m, "T2", "task12") for m in ("Michieli", "LWOF", "FE", "FT"))
-        ),
+        lead(PLAIN, ("FT", "FE", "LWOF", "Michieli"), "T2", "task12"),
     ),
     Finding(
         "10_cil",
         "With them both Task 1∪2 and Task 2 are lower.",
-        lambda s: min(s(PLAIN, "T2", task) - s("CIL", "T2", task) for task in ("task12", "task2")),
+        lambda s: min(cost(s, "T2", task) for task in ("task12", "task2")),
     ),
     Finding(
         "10_cil",
@@ -251,31 +263,28 @@ FINDINGS = [
         "10_cil",
         "On Toyscapes with `quick` the main result of the paper holds: CIL is better than "
         "Michieli, LWM, LWOF, FE and FT in Task 1∪2∪3.",
-        lambda s: (
-            s("CIL", "T3", "task123")
-            - max(s(m, "T3", "task123") for m in ("Michieli", "LWM", "LWOF", "FE", "FT"))
-        ),
+        CIL_LEADS,
     ),
     Finding(
         "10_cil",
         "On average it is also ahead of both Michieli and LWM in Task 3",
-        lambda s: s("CIL", "T3", "task3") - max(s(m, "T3", "task3") for m in ("Michieli", "LWM")),
+        lead("CIL", ("Michieli", "LWM"), "T3", "task3"),
         on_the_mean=True,
     ),
     Finding(
         "10_cil",
         "*Task 2* is an old task now, and LWM is better there than CIL;",
-        lambda s: s("LWM", "T3", "task2") - s("CIL", "T3", "task2"),
+        lead("LWM", ["CIL"], "T3", "task2"),
     ),
     Finding(
         "10_cil",
         "*The gap to SS* in Task 1∪2∪3 is wider than the paper's (64.4 against 62.2).",
-        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - (64.4 - 62.2),
+        lead("SS", ["CIL"], "T3", "task123", by=(64.4 - 62.2)),
     ),
     Finding(
         "10_cil",
         "with and without them CIL is close in Task 1∪2∪3, where the paper gains",
-        lambda s: CLOSE - abs(s("CIL", "T3", "task123") - s(PLAIN, "T3", "task123")),
+        lambda s: CLOSE - abs(cost(s, "T3", "task123")),
     ),
     # 11_entropy_weights
     Finding(
@@ -308,7 +317,7 @@ FINDINGS = [
     Finding(
         "12_results",
         "FE learns Task 2 less well than FT, as in the paper.",
-        lambda s: s("FT", "T2", "task2") - s("FE", "T2", "task2"),
+        lead("FT", ["FE"], "T2", "task2"),
     ),
     Finding(
         "12_results",
@@ -319,12 +328,12 @@ FINDINGS = [
         "12_results",
         "CIL without weights is ahead of LWOF, LWM and Michieli in Task 1∪2 after T2, as in the "
         "paper.",
-        lambda s: s(PLAIN, "T2", "task12") - max(s(m, "T2", "task12") for m in OTHERS[2:]),
+        lead(PLAIN, OTHERS[2:], "T2", "task12"),
     ),
     Finding(
         "12_results",
         "But there Michieli is behind LWM:",
-        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+        lead("LWM", ["Michieli"], "T2", "task12"),
     ),
     Finding(
         "12_results",
@@ -343,12 +352,12 @@ FINDINGS = [
     Finding(
         "12_results",
         "CIL is better than FT, FE, LWOF, LWM and Michieli across all tasks after T3.",
-        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+        CIL_LEADS,
     ),
     Finding(
         "12_results",
         "It does not confirm that CIL ends close to SS.",
-        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - CLOSE,
+        lead("SS", ["CIL"], "T3", "task123", by=CLOSE),
     ),
     Finding(
         "12_results",
@@ -360,7 +369,7 @@ FINDINGS = [
         "RESULTS.md",
         "After T3 CIL is the best of the incremental methods across all tasks, but for its own "
         "variant without weights.",
-        lambda s: s("CIL", "T3", "task123") - max(s(m, "T3", "task123") for m in OTHERS),
+        CIL_LEADS,
     ),
     Finding(
         "RESULTS.md",
@@ -374,21 +383,21 @@ FINDINGS = [
     Finding(
         "RESULTS.md",
         "The entropy weights cost some points across tasks after T2.",
-        lambda s: cost(s, "T2", "task12"),
+        claimed("The entropy weights cost at T2"),
     ),
     Finding(
         "RESULTS.md",
         "CIL ends far below SS.",
-        lambda s: s("SS", "T3", "task123") - s("CIL", "T3", "task123") - MUCH,
+        lead("SS", ["CIL"], "T3", "task123", by=MUCH),
     ),
     Finding(
         "RESULTS.md",
         "LWOF is below FE across all tasks.",
-        lambda s: s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
+        lead("FE", ["LWOF"], "T3", "task123"),
     ),
     Finding(
         "RESULTS.md",
         "Michieli is below LWM across tasks after T2.",
-        lambda s: s("LWM", "T2", "task12") - s("Michieli", "T2", "task12"),
+        lead("LWM", ["Michieli"], "T2", "task12"),
     ),
 ]
