@@ -44,13 +44,13 @@ def trial(training: str, data: str, seed: int, config: TrainConfig) -> dict[str,
     scenes = open_data(data)
     single, augmentation = training == SS.name, config.augmentation
     stage = scenes.split.stages[-1] if single else scenes.split.stage(training)
-    images = scenes.stage(stage.name, "new", config.height)
-    test = scenes.test_set(stage.name, config.height, labels="new")
-    sets, everything = {stage.task: stage.new}, stage.task
     if single:
         images = scenes.single_stage(stage.name, config.height)
-        test = scenes.test_set(stage.name, config.height)
         sets, everything = scenes.split.class_sets(stage), stage.joint_task
+    else:
+        images = scenes.stage(stage.name, "new", config.height)
+        sets, everything = {stage.task: stage.new}, stage.task
+    test = scenes.test_set(stage.name, config.height, labels="all" if single else "new")
     started = process_time()
     network, _ = fit(images, config, seed, training)
     seconds = process_time() - started
