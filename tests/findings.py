@@ -45,6 +45,7 @@ def claimed(beginning: str) -> Margin:
     return claim.margin
 
 
+LONG = ("toyscapes", "long")
 CIL_LEADS = lead("CIL", OTHERS, "T3", "task123")
 
 FINDINGS = [
@@ -399,5 +400,50 @@ FINDINGS = [
         "RESULTS.md",
         "Michieli is below LWM across tasks after T2.",
         lead("LWM", ["Michieli"], "T2", "task12"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "Across all tasks CIL is far above LWOF, LWM, FE and FT.",
+        lead("CIL", ["LWOF", "LWM", "FE", "FT"], "T3", "task123", by=MUCH),
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "CIL still ends more than 5 points below SS.",
+        lead("SS", ["CIL"], "T3", "task123", by=CLOSE),
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "Michieli is now above LWOF and LWM across tasks after T2, on the mean",
+        lead("Michieli", ["LWOF", "LWM"], "T2", "task12"),
+        on_the_mean=True,
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "After T3 Michieli is level with CIL or better, on the mean.",
+        lead("Michieli", ["CIL"], "T3", "task123"),
+        on_the_mean=True,
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "Stage T3 still teaches Michieli some of Task 2",
+        lambda s: s("Michieli", "T3", "task2") - s("Michieli", "T2", "task2"),
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "CIL, which may not see them, loses some.",
+        lambda s: s("CIL", "T2", "task2") - s("CIL", "T3", "task2"),
+        study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "The weights still cost a little after T2, and gain a little after T3, on the mean",
+        lambda s: min(cost(s, "T2", "task12"), -cost(s, "T3", "task123")),
+        on_the_mean=True,
+        study=LONG,
     ),
 ]
