@@ -520,6 +520,8 @@ PARAMETER = [
           ("augmentation", "none", "an Augmentation(...)"),
           ("encoder_weights", 7, "a path as text"),
       )),
+    ("unknown network", nothing, study(network="erf"),
+     r"unknown network 'erf'.*; choose one of: ERFNet, LRASPP. One of your own needs an entry"),
     ("unknown precision", nothing, study(precision="bf16_mixed"),
      r"unknown precision 'bf16_mixed' \(did you mean 'bf16-mixed'\?\); choose one of: auto, 32"),
     *((f"{name} = {value!r}", nothing, augmented(**{name: value}),

@@ -10,6 +10,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 
 import pytest
 
@@ -19,6 +20,7 @@ from cilkit.losses import masked_distillation
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
+from cilkit.networks import NETWORKS
 from cilkit.study import provenance
 from cilkit.study.definitions import Definitions, without_prose
 from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
@@ -26,10 +28,14 @@ from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
 
 def load_method(file: Path, source: str) -> Method:
     file.write_text(source)
+    return load_module(file).MINE
+
+
+def load_module(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.MINE
+    return module
 
 
 SOURCE = '''
@@ -83,7 +89,41 @@ def test_the_number_of_the_equation_is_free():
 def test_all_trainings_share_a_version_beside_that_of_their_method():
     shared = {code_version(method)["shared"] for method in [None, *METHODS.values()]}
     assert len(shared) == 1
-    assert code_version(None) == {"shared": shared.pop(), "method": None}
+    assert code_version(None) == {"shared": shared.pop(), "method": None, "network": None}
+
+
+NETWORK = '''
+from torch import nn
+from cilkit.networks import Segmenter
+
+class Net(Segmenter):
+    """Prose."""
+    def new_encoder(self):
+        return nn.Conv2d(3, 4, 1)
+    def new_decoder(self, classes):
+        return nn.Conv2d(4, classes, 1)  # small
+'''
+
+
+def test_a_network_of_your_own_has_a_version_and_those_of_the_kit_are_in_the_shared_one(
+    tmp_path, monkeypatch
+):
+    def version(name: str, source: str) -> dict:
+        (tmp_path / name).write_text(source)
+        monkeypatch.setitem(NETWORKS, "mine", load_module(tmp_path / name).Net)
+        return code_version(None, "mine")
+
+    mine = version("a.py", NETWORK)
+    assert mine["network"] is not None and mine["shared"] == code_version(None)["shared"]
+    assert version("b.py", NETWORK.replace("Prose", "Words").replace("# small", "# tiny")) == mine
+    assert version("c.py", NETWORK.replace("3, 4, 1", "3, 4, 3")) != mine
+    assert code_version(None, "LRASPP")["network"] is None
+
+
+def test_the_code_of_every_network_of_the_kit_decides(package):
+    before = versions(package)["shared"]
+    change(package, "LOW, HIGH, INNER = 40, 960, 128", "LOW, HIGH, INNER = 40, 960, 64")
+    assert versions(package)["shared"] != before
 
 
 def test_the_two_forms_of_cil_differ_by_their_argument_alone():

@@ -24,6 +24,7 @@ from forked import PROCESSES
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import StreetScenes, open_data
@@ -229,6 +230,7 @@ def test_in_one_process_the_layers_are_those_of_torch():
     for ours, theirs in (
         (distributed.BatchNorm2d(8), nn.BatchNorm2d(8)),
         (distributed.Dropout2d(0.5), nn.Dropout2d(0.5)),
+        (distributed.Dropout(0.5), nn.Dropout(0.5)),
     ):
         for training in (True, False):
             found = []
@@ -237,6 +239,57 @@ def test_in_one_process_the_layers_are_those_of_torch():
                 found.append(layer(x))
             assert found[0].equal(found[1])
             assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (distributed.Dropout2d, nn.Dropout2d, (4, 8, 5, 6)),
+        (distributed.Dropout, nn.Dropout, (4, 8, 5, 6)),
+        (distributed.Dropout, nn.Dropout, (4, 7)),
+    ],
+)
+def test_two_ranks_drop_what_one_process_drops_of_the_whole_batch(monkeypatch, ours, theirs, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    wanted = theirs(0.5)(x)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    found = torch.empty_like(x)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.manual_seed(1)
+        found[rank::2] = ours(0.5)(x[rank::2])
+    assert found.equal(wanted) and 0 < (found == 0).sum() < found.numel()
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_shared"),
+    [
+        (nn.BatchNorm2d(4), True),
+        (nn.Dropout2d(0.3), True),
+        (nn.Dropout(0.3), True),
+        (nn.GroupNorm(2, 4), True),
+        (nn.Dropout3d(0.0), True),
+        (nn.BatchNorm2d(4, momentum=None), False),
+        (nn.BatchNorm2d(4, affine=False), False),
+        (nn.BatchNorm2d(4, track_running_stats=False), False),
+        (nn.BatchNorm1d(4), False),
+        (nn.SyncBatchNorm(4), False),
+        (nn.AlphaDropout(0.3), False),
+        (StochasticDepth(0.3, "row"), False),
+    ],
+    ids=str,
+)
+def test_a_layer_that_two_processes_cannot_share_is_named(monkeypatch, layer, is_shared):
+    network, kind = nn.Sequential(nn.Conv2d(3, 4, 1), layer), type(layer)
+    distributed.share_batch(network)  # one process takes any
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    if is_shared:
+        distributed.share_batch(network)
+        assert type(network[1]) is distributed.SHARED.get(kind, kind)
+    else:
+        with pytest.raises(ValueError, match="layer '1', .*cannot share it: train in one process"):
+            distributed.share_batch(network)
 
 
 # one writer, and a way on after a death

@@ -86,7 +86,7 @@ def test_a_network_of_several_decoders_comes_back_whole(save, make_network, tmp_
     network = make_network(5, 6, 8, normalise=True)
     run = save(tmp_path / "FT_T3", network, train={"normalise": True})
     again = run.network()
-    assert [decoder.num_classes for decoder in again.decoders] == [5, 6, 8]
+    assert again.classes == (5, 6, 8)
     images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert again(images).equal(network(images))

@@ -17,7 +17,9 @@ from cilkit.files import RESOURCES, ROOT, set_aside
 from cilkit.losses import cross_entropy, masked_distillation
 from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
+from cilkit.networks import NETWORKS
 from cilkit.networks.erfnet import ERFNet
+from cilkit.networks.lraspp import LRASPP
 from cilkit.study import runs, study
 from cilkit.study.__main__ import main
 from cilkit.study.study import Study
@@ -74,7 +76,7 @@ def trained(monkeypatch):
     ):
         names.append(f"{method.name} {stage.name}")
         assert teacher.num_classes == stage.old.stop
-        old = [decoder.num_classes for decoder in teacher.decoders]
+        old = teacher.classes
         new = stage.new.stop - stage.new.start
         classes = [*old, new] if method.second_decoder else [stage.new.stop]
         return network(seed, *classes), history
@@ -82,6 +84,40 @@ def trained(monkeypatch):
     monkeypatch.setattr(study, "fit", fit)
     monkeypatch.setattr(study, "fit_stage", fit_stage)
     return names
+
+
+# networks of another kind
+
+
+def test_a_study_of_another_network_keeps_its_name_with_the_runs(open_study, capsys):
+    run = open_study(network="LRASPP").run("T2", "CIL")
+    assert run.config["train"]["network"] == "LRASPP"
+    assert isinstance(run.network(), LRASPP) and run.network().num_classes == 11
+    assert open_study(network="LRASPP").run("T2", "CIL").digest() == run.digest()
+    capsys.readouterr()
+    assert isinstance(open_study().run("T1").network(), ERFNet)
+    assert "T1 was trained with other network: training again." in capsys.readouterr().out
+
+
+def test_a_network_of_your_own_is_trained_by_name_and_missed_if_it_is_not_there(
+    open_study, monkeypatch
+):
+    class Mine(LRASPP):
+        """A network of a notebook."""
+
+    monkeypatch.setitem(NETWORKS, "mine", Mine)
+    run = open_study(network="mine").run("T1")
+    assert isinstance(run.network(), Mine) and run.config["code"]["network"] is not None
+    monkeypatch.setitem(NETWORKS, "mine", ERFNet)
+    with pytest.raises(
+        ValueError, match="weights of .*T1 are not those of network 'mine' as it is"
+    ):
+        run.network()
+    monkeypatch.delitem(NETWORKS, "mine")
+    with pytest.raises(ValueError, match=r"unknown network 'mine'.*NETWORKS\['mine'\] = "):
+        run.network()
+    with pytest.raises(ValueError, match="unknown network 'mine'"):
+        open_study(network="mine")
 
 
 # trained once, loaded ever after

@@ -17,6 +17,7 @@ from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
+from cilkit.networks.lraspp import LRASPP
 from cilkit.training.config import PRESETS, TrainConfig, get_config
 from cilkit.training.evaluation import (
     evaluate,
@@ -450,11 +451,51 @@ def test_both_old_decoders_are_left_alone_in_stage_t3(scenes, tiny, make_network
     teacher = make_network(5, 6)
     stage = scenes.split.stage("T3")
     student, _ = fit_stage(METHODS[method], scenes.stage("T3"), stage, teacher, tiny)
-    assert [decoder.num_classes for decoder in student.decoders] == [5, 6, 8]
+    assert student.classes == (5, 6, 8)
     for old, kept in zip(teacher.decoders, student.decoders[:2], strict=True):
         assert equal(state(old), state(kept))
     new = make_network(8).decoder
     assert not equal(state(student.decoders[2]), state(new))
+    assert equal(state(teacher.encoder), state(student.encoder)) == (method == "FE")
+
+
+def test_a_student_may_be_of_another_network_than_its_teacher(scenes, fit_t2, tiny):
+    """Footnote 2: "a completely different network structure"."""
+    other = replace(tiny, network="LRASPP")
+    second, _ = fit_t2("CIL", other)
+    assert isinstance(second, LRASPP) and second.classes == (11,)
+    stage, images = scenes.split.stage("T3"), scenes.stage("T3")
+    third, _ = fit_stage(METHODS["CIL"], images, stage, second, tiny)
+    assert isinstance(third, ERFNet) and third.classes == (19,)
+    longer, _ = fit_t2("CIL", replace(other, epochs=4))
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    assert not predict(longer, images, other).equal(predict(second, images, other))
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "way_out"),
+    [
+        ("FT", "random", "same network$"),
+        ("FE", "teacher", "same network$"),
+        ("CIL", "teacher", "or set start='random'"),
+    ],
+)
+def test_layers_of_a_teacher_fit_no_student_of_another_network(
+    fit_t2, tiny, method, start, way_out
+):
+    config = replace(tiny, network="LRASPP", start=start)
+    match = f"{method} in T2 takes over layers of its teacher, .* ERFNet, .*'LRASPP'.*{way_out}"
+    with pytest.raises(ValueError, match=match):
+        fit_t2(method, config)
+
+
+@pytest.mark.parametrize("method", ["FE", "LWM", "CIL"])
+def test_another_network_can_start_from_its_teacher(fit_t2, tiny, method):
+    config = replace(tiny, network="LRASPP", start="teacher", identity_start=True)
+    teacher = LRASPP(5)
+    student, history = fit_t2(method, config, teacher=teacher)
+    assert isinstance(student, LRASPP) and student.num_classes == 11
+    assert history.notna().all(axis=None)
     assert equal(state(teacher.encoder), state(student.encoder)) == (method == "FE")
 
 

@@ -13,7 +13,7 @@ from cilkit.classes import VOID, Split
 from cilkit.data.images import LabelledImages, evenly_spaced
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import predict
 
@@ -28,7 +28,7 @@ class Answers:
     """
 
     def __init__(
-        self, network: ERFNet, images: LabelledImages, config: TrainConfig, keep: int = 64
+        self, network: Segmenter, images: LabelledImages, config: TrainConfig, keep: int = 64
     ):
         self.images = images
         self.network, self.config = network, config

@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from cilkit.files import GUIDE, IS_CLONE, ROOT
 from cilkit.limits import free_memory, usable_cores
 from cilkit.methods import CIL
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import get_network
 from cilkit.study.plan import PlannedRun, plan
 from cilkit.study.study import Study
 from cilkit.training.config import PRESETS, TrainConfig
@@ -78,7 +78,7 @@ def _seconds_of_a_step(study: Study, config: TrainConfig) -> float:
     if stage.number == 1:
         _, history = fit(images, config)
     else:
-        teacher = ERFNet(stage.old.stop, normalise=config.normalise)
+        teacher = get_network(config.network)(stage.old.stop, normalise=config.normalise)
         _, history = fit_stage(CIL, images, stage, teacher, config)
     return history["seconds"].iloc[-1] / (len(images) // config.batch)
 

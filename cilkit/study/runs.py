@@ -31,7 +31,7 @@ from cilkit.methods import (
     SS,
 )
 from cilkit.metrics import MeanIoU
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter, get_network
 from cilkit.study.plan import as_file
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
@@ -97,10 +97,22 @@ class Run:
             raise ValueError(unknown("class set", class_set, list(self.scores[kind])))
         return self.scores[kind][class_set]
 
-    def network(self) -> ERFNet:
-        """The trained network, on the CPU, in evaluation mode; ValueError if a file is damaged."""
-        network = ERFNet(*self.config["decoders"], normalise=self.config["train"]["normalise"])
-        network.load_state_dict(safetensors.load(read(self.folder / WEIGHTS)))
+    def network(self) -> Segmenter:
+        """The trained network, on the CPU, in evaluation mode.
+
+        A ValueError if the file is damaged, or the network is not at hand or has changed.
+        """
+        train = self.config["train"]
+        name = train.get("network", "ERFNet")  # an older kit had one network
+        network = get_network(name)(*self.config["decoders"], normalise=train["normalise"])
+        state = safetensors.load(read(self.folder / WEIGHTS))
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the weights of {self.folder} are not those of network {name!r} as it is now; put "
+                f"back its code, or move the run away and train again. {error}"
+            ) from error
         return network.eval()
 
     def digest(self) -> str:
@@ -117,7 +129,7 @@ def _as_tuples(value: object) -> object:
 
 def save(
     folder: Path,
-    network: ERFNet,
+    network: Segmenter,
     config: dict,
     history: pd.DataFrame,
     scores: MeanIoU,
@@ -132,10 +144,9 @@ def save(
     unfinished.mkdir()
     try:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        decoders = [decoder.num_classes for decoder in network.decoders]
         files = {
             WEIGHTS: safetensors.save(state),
-            "config.json": _as_json(config | {"decoders": decoders}),
+            "config.json": _as_json(config | {"decoders": network.classes}),
             "history.csv": history.to_csv(index=False).encode(),
             "scores.json": _as_json(_as_dict(scores, split)),
         }

@@ -210,7 +210,7 @@ class Study:
             "teacher": None,
             "new_teacher": None,
             **{role: run.digest() for role, run in models.items()},
-            "code": code_version(planned.method),
+            "code": code_version(planned.method, self.config.network),
         }
 
 

@@ -19,11 +19,11 @@ from cilkit.data.images import LabelledImages
 from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 
-Placed = TypeVar("Placed", ERFNet, Tensor)
+Placed = TypeVar("Placed", Segmenter, Tensor)
 
 EVALUATION_BATCH = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
 
@@ -31,7 +31,7 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about
 
 
 def evaluate(
-    network: ERFNet, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
+    network: Segmenter, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
 ) -> MeanIoU:
     """Score a network on a data set for all class sets in one pass (Sec. IV-A).
 
@@ -98,7 +98,7 @@ def _joined(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return pixels / 255, labels  # stacked as bytes: a quarter of the copying
 
 
-def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+def predict(network: Segmenter, images: Tensor, config: TrainConfig) -> Tensor:
     """Logits of a network in evaluation mode: images (B, 3, H, W) -> (B, S, H, W), on the CPU.
 
     It computes on the device and in the precision of training, so that scores repeat exactly;
@@ -107,7 +107,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     return _logits(network, images, config).cpu()
 
 
-def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+def _logits(network: Segmenter, images: Tensor, config: TrainConfig) -> Tensor:
     """The same, still on the device: where scores are counted, only the counts leave it."""
     subnormals.flush()
     fabric = _kept_fabric(used_precision(config), distributed.launched_world_size())
@@ -115,7 +115,9 @@ def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     return forward_logits(network, images, fabric, config)
 
 
-def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
+def forward_logits(
+    network: Segmenter, images: Tensor, fabric: Fabric, config: TrainConfig
+) -> Tensor:
     """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
 
     The network must be on the device and in evaluation mode.

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.limits import usable_cores
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import evaluate, make_fabric, to_device
@@ -75,7 +75,7 @@ class Training:
 
     def __init__(
         self,
-        network: ERFNet,
+        network: Segmenter,
         images: LabelledImages,
         loss: Loss,
         config: TrainConfig,

@@ -7,13 +7,13 @@ from tqdm import tqdm
 from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.methods import Memory
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import predict, same_size
 
 
-def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.DataFrame:
+def rate(images: LabelledImages, network: Segmenter, config: TrainConfig) -> pd.DataFrame:
     """What a rule of `Memory` decides by: a row for each image, rated by the model of its stage.
 
     Columns: the labelled pixels of each class of the stage, as it sees them, and `confidence`,

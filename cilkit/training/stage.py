@@ -13,7 +13,7 @@ from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.files import resolve
 from cilkit.methods import FIRST_STAGE, Method, Step
-from cilkit.networks.erfnet import ERFNet, add_classes, add_decoder, start_as_identity
+from cilkit.networks import Segmenter, get_network
 from cilkit.networks.weights import load_weights
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
@@ -29,7 +29,7 @@ def fit(
     monitor: Monitor | None = None,
     checkpoint: Checkpoint | None = None,
     method: Method = FIRST_STAGE,
-) -> tuple[ERFNet, pd.DataFrame]:
+) -> tuple[Segmenter, pd.DataFrame]:
     """Train on all the labels of a data set: stage T1, eq. (1), or single-stage SS, eq. (2).
 
     Shown only the new classes of a stage, it makes the second teacher of LWM, eq. (6). Returns
@@ -55,14 +55,14 @@ def fit_stage(
     method: Method,
     images: LabelledImages,
     stage: Stage,
-    teacher: ERFNet,
+    teacher: Segmenter,
     config: TrainConfig,
     seed: int = 0,
     memory: Sequence[LabelledImages] = (),
-    new_teacher: ERFNet | None = None,
+    new_teacher: Segmenter | None = None,
     monitor: Monitor | None = None,
     checkpoint: Checkpoint | None = None,
-) -> tuple[ERFNet, pd.DataFrame]:
+) -> tuple[Segmenter, pd.DataFrame]:
     """Train a method in a stage, with the model of the stage before as its teacher.
 
     A method with a memory takes remembered images of each earlier stage, oldest first, and a
@@ -72,6 +72,7 @@ def fit_stage(
     other classes.
     """
     _check_models(method, stage, teacher, new_teacher)
+    _check_network(method, stage, teacher, config)
     _check_labels(method, stage, images, memory)
     new = stage.new.stop - stage.new.start
     fabric = make_fabric(config)
@@ -92,12 +93,12 @@ def fit_stage(
     with _seeded(seed, "network"):
         frozen: list[torch.nn.Module] = []
         if method.second_decoder:  # the old decoders stay as they are (Fig. 2)
-            network = add_decoder(teacher, new)
+            network = teacher.with_decoder(new)
             *frozen, new_decoder = network.decoders
             if config.identity_start:
-                start_as_identity(new_decoder)
+                network.start_as_identity(new_decoder)
         elif config.start == "teacher":
-            network = add_classes(teacher, new)
+            network = teacher.widened(new)
         else:
             network = _new_network(teacher.num_classes + new, config)
         if method.freeze_encoder:
@@ -109,7 +110,7 @@ def fit_stage(
 
 
 def _check_models(
-    method: Method, stage: Stage, teacher: ERFNet | None, new_teacher: ERFNet | None
+    method: Method, stage: Stage, teacher: Segmenter | None, new_teacher: Segmenter | None
 ) -> None:
     if teacher is None:
         raise ValueError(
@@ -131,6 +132,18 @@ def _check_models(
         )
     if method.memory is None and new_teacher is not None:
         raise ValueError(f"{method.name} has no second teacher; leave new_teacher out")
+
+
+def _check_network(method: Method, stage: Stage, teacher: Segmenter, config: TrainConfig) -> None:
+    """Whether a student that takes over layers of its teacher is the same kind of network."""
+    keeps_layers = method.second_decoder or config.start == "teacher"
+    if keeps_layers and not isinstance(teacher, get_network(config.network)):
+        way_out = "" if method.second_decoder else ", or set start='random' (footnote 2)"
+        raise ValueError(
+            f"{method.name} in {stage.name} takes over layers of its teacher, which is of the "
+            f"network {type(teacher).__name__}, and network={config.network!r} has others; take a "
+            f"teacher of the same network{way_out}"
+        )
 
 
 def _check_labels(
@@ -169,10 +182,10 @@ def _check_view(what: str, images: LabelledImages, stage: Stage, visible: slice)
         )
 
 
-def _new_network(classes: int, config: TrainConfig) -> ERFNet:
-    network = ERFNet(classes, normalise=config.normalise)
+def _new_network(classes: int, config: TrainConfig) -> Segmenter:
+    network = get_network(config.network)(classes, normalise=config.normalise)
     if config.identity_start:
-        start_as_identity(network)
+        network.start_as_identity(network)
     if config.encoder_weights is not None:
         load_weights(network.encoder, resolve(config.encoder_weights))
     return network
