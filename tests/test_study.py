@@ -395,7 +395,9 @@ def test_all_runs_of_a_study_appear_in_the_table_of_scores(open_study, trained, 
         ["FT", "T2", "task1"],
         ["FT", "T2", "task2"],
         ["FT", "T2", "task12"],
+        *(["FT", "T2", name] for name in runs.FIELD),
         ["T1", "T1", "task1"],
+        *(["T1", "T1", name] for name in ("old", "all", "average")),
     ]
 
 

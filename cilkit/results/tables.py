@@ -38,6 +38,7 @@ from cilkit.results.scores import (
     split_of,
     standard_deviation,
 )
+from cilkit.study import runs
 from cilkit.study.runs import NOTEBOOKS, Run
 
 SPREAD = "±"  # the column of standard deviations
@@ -189,6 +190,19 @@ def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
             for now in stages[then.number :]
         }
     return pd.DataFrame(rows).T
+
+
+def field_table(found: Sequence[Run]) -> pd.DataFrame:
+    """The scores that the field reports (`runs.field_scores`), in %, indexed by (stage, method).
+
+    The mean over seeds; NaN where a run of an earlier stage is missing, or nothing is extended.
+    Raises ValueError for mixed configurations.
+    """
+    check_comparable(found)
+    stages, methods = split_of(found).stages, methods_of(found)
+    by_name = runs.scores(found).pivot_table("miou", ["stage", "method"], "task")
+    rows = [(stage.name, method) for stage in stages[1:] for method in methods]
+    return by_name.reindex([row for row in rows if row in by_name.index], columns=list(runs.FIELD))
 
 
 def by_task(counts: pd.DataFrame, split: Split) -> pd.DataFrame:
