@@ -285,5 +285,9 @@ def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
 
 
 def _recorded(split: Split) -> dict:
-    """A split without what it lets pass, which decides no outcome."""
-    return {key: value for key, value in asdict(split).items() if key != "absent"}
+    """A split without what it lets pass, which decides no outcome, and what it does not have."""
+    recorded = asdict(split)
+    del recorded["absent"]
+    if split.background is None:  # as an older kit recorded it
+        del recorded["background"]
+    return recorded
