@@ -287,6 +287,23 @@ def test_a_value_that_a_loss_closes_over_belongs_to_its_version():
     assert code_version(scaled(1.0)) != code_version(scaled(2.0))
 
 
+def prepared(factor: float) -> Method:
+    def prepare(context):
+        scale = factor * context.over_images(lambda answers: len(list(answers)))
+        return lambda step: {"ce": scale * step.logits.sum()}
+
+    return Method("prepared", equation=9, prepare=prepare)
+
+
+def test_how_a_loss_is_prepared_belongs_to_the_version_of_its_method():
+    assert version_of(prepared(1.0)) == version_of(prepared(1.0)) != version_of(prepared(2.0))
+
+
+@pytest.mark.parametrize("needs", [{"features": ("encoder",)}, {"hidden": True}])
+def test_what_a_method_is_shown_belongs_to_its_version(needs):
+    assert version_of(replace(METHODS["CIL"], **needs)) != version_of(METHODS["CIL"])
+
+
 def masked(step, mask) -> dict:
     return {"kd": masked_distillation(step.logits.log_softmax(1), step.teacher, mask(step))}
 

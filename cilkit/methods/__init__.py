@@ -1,7 +1,7 @@
 """The methods of Tables II and III, by the name they have there; and the trainings beside them."""
 
 from cilkit.checks import unknown
-from cilkit.methods.base import Memory, Method, Step
+from cilkit.methods.base import Context, Memory, Method, Step
 from cilkit.methods.cil import CIL, CIL_UNWEIGHTED
 from cilkit.methods.finetune import FE, FT
 from cilkit.methods.lwm import LWM
@@ -12,7 +12,7 @@ from cilkit.methods.single_stage import FIRST_STAGE, NEW_TEACHER, SS
 METHODS = {m.name: m for m in (FT, FE, LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)}
 
 __all__ = ["FIRST_STAGE", "METHODS", "NEW_TEACHER", "SS"]
-__all__ += ["Memory", "Method", "Step", "get_method", "trainable"]
+__all__ += ["Context", "Memory", "Method", "Step", "get_method", "trainable"]
 
 
 def get_method(name: str) -> Method:

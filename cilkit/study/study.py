@@ -164,7 +164,7 @@ class Study:
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
         monitored = self.data.monitor_set(stage.name, height, labels)
         observers = {"monitor": Monitor(monitored, sets, self.show), "checkpoint": checkpoint}
-        images = self.data.stage(stage.name, method.labels, height)
+        images = self.data.stage(stage.name, method.labels, height, method.hidden)
         if method.images == "all":
             images = self.data.single_stage(stage.name, height)
         with _report_interrupt(checkpoint):
