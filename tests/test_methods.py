@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cilkit.classes import VOID
-from cilkit.methods import METHODS, SS, Method, Step, get_method
+from cilkit.methods import LATER_METHODS, METHODS, SS, Method, Step, get_method
 from cilkit.results.tables import TABLES
 from cilkit.splits import load_split
 
@@ -555,7 +555,7 @@ def test_methods_are_known_by_their_names_in_the_tables():
 def test_an_unknown_method_is_answered_with_the_nearest_name_and_all_of_them():
     with pytest.raises(ValueError, match=r"unknown method 'CLI' \(did you mean 'CIL'\?\)") as error:
         get_method("CLI")
-    assert str(error.value).endswith("choose one of: " + ", ".join(METHODS))
+    assert str(error.value).endswith("choose one of: " + ", ".join(METHODS | LATER_METHODS))
     with pytest.raises(ValueError, match="unknown method 'cill'.*choose one of: FT"):
         get_method("cill")
 

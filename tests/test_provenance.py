@@ -16,7 +16,7 @@ import pytest
 from cilkit.classes import belongs
 from cilkit.files import ROOT
 from cilkit.losses import masked_distillation
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import LATER_METHODS, METHODS, Memory, Method
 from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
 from cilkit.study import provenance
@@ -244,6 +244,16 @@ def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(packa
     after = {name: code_version(method) for name, method in METHODS.items()}
     assert {name for name in METHODS if after[name] != before[name]} == {"LWM"}
     assert after["LWM"]["shared"] == before["LWM"]["shared"]
+
+
+def test_what_a_method_of_the_kit_prepares_counts_for_it_alone(package, monkeypatch):
+    known = METHODS | LATER_METHODS
+    before = {name: code_version(method) for name, method in known.items()}
+    change(package, "BINS = 1000", "BINS = 999")  # of the median entropies
+    change(package, "math.log(len(sharing))", "math.log(1 + len(sharing))")  # of new channels
+    monkeypatch.setattr(provenance, "package_code", lambda: definitions(package))
+    after = {name: code_version(method) for name, method in known.items()}
+    assert {name for name in known if after[name] != before[name]} == {"MiB", "PLOP"}
 
 
 def test_a_name_of_two_definitions_is_refused(package):

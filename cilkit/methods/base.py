@@ -52,6 +52,11 @@ class Step:
                 f"labels have shape {tuple(self.labels.shape)} for logits of "
                 f"{tuple(self.logits.shape)}; wanted (B, H, W) = {(images, *pixels)}"
             )
+        if self.background is not None and not 0 <= self.background < self.old.stop:
+            raise ValueError(
+                f"background is {self.background}; wanted one of the old channels, 0 to "
+                f"{self.old.stop - 1}, or None"
+            )
         for name, given, classes, kind in (
             ("teacher", self.teacher, self.old.stop, "old"),
             ("new_teacher", self.new_teacher, self.new.stop - self.new.start, "new"),

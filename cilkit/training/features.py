@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
+import torch
 from torch import Tensor, nn
 
 from cilkit.checks import unknown
@@ -16,8 +17,8 @@ def outputs_of(
     """Watch some layers of a network, by their names in network.named_modules().
 
     Inside the context it is a function that gives, by name, the output of each layer in the last
-    forward pass: (B, C, h, w), float32, of the whole batch, with its gradient if it has one. Each
-    output can be had once. Nothing is watched without names or without a network.
+    forward pass: (B, C, h, w), at least float32, of the whole batch, with its gradient if it has
+    one. Each output can be had once. Nothing is watched without names or without a network.
 
     Raises ValueError for a name that does not exist, and, in the forward pass or when it is asked
     for, for a layer that gives something else than one such tensor.
@@ -30,7 +31,7 @@ def outputs_of(
             came = type(output).__name__
             came += f" of shape {tuple(output.shape)}" if isinstance(output, Tensor) else ""
             raise ValueError(_no_map(network, name, f"gives a {came}"))
-        last[name] = output.float()
+        last[name] = output if output.dtype == torch.float64 else output.float()
 
     def take() -> dict[str, Tensor]:
         if silent := [name for name in layers if name not in last]:
