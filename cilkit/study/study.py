@@ -47,6 +47,7 @@ class Study:
         study.run("T1")          the model of stage T1
         study.run("T2")          single-stage training (SS) with the classes up to T2
         study.run("T2", "CIL")   CIL in stage T2; its teacher is study.run("T1")
+        study.run("T2", "MiB")   MiB, PLOP and ILT are not the paper's
         study.memory("T1")       the images of T1 that LWM remembers
 
     Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
