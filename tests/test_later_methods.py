@@ -19,6 +19,7 @@ from cilkit.methods.pseudo_labels import BINS, median_entropies, pseudo_labels
 from cilkit.networks.erfnet import add_classes
 from cilkit.splits import load_split
 from cilkit.study.study import Study
+from cilkit.training.stage import fit_stage
 
 STAGES = {"T2": (slice(0, 5), slice(5, 11)), "T3": (slice(0, 11), slice(11, 19))}
 THRESHOLDS = torch.linspace(0.2, 1.6, 11, dtype=torch.float64)
@@ -270,6 +271,16 @@ def test_what_the_teacher_calls_background_may_be_new():
 
 def context(student: nn.Module, teacher: nn.Module, background: int | None) -> Context:
     return Context(load_split().stage("T2"), student, teacher, background, lambda _: None)
+
+
+def test_a_background_reaches_mib_through_a_training(scenes, tiny, make_network):
+    images = scenes.stage("T2", hidden=True)
+    images.split = replace(images.split, background="terrain")
+    config = replace(tiny, start="teacher", learning_rate=1e-12, weight_decay=0.0)
+    teacher, stage = make_network(5), scenes.split.stage("T2")
+    student, _ = fit_stage(LATER_METHODS["MiB"], images, stage, teacher, config)
+    weights = student.decoder.output_conv.weight  # (16, S, 2, 2), terrain is channel 3
+    torch.testing.assert_close(weights[:, 5:], weights[:, 3:4].expand(16, 6, 2, 2))
 
 
 def test_new_classes_of_mib_start_with_equal_shares_of_the_background(make_network):

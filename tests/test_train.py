@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 from lightning_fabric import Fabric
-from torch import nn
 from torch.utils.data import default_collate
 
 from cilkit.classes import HIDDEN, VOID, restrict
@@ -26,7 +25,6 @@ from cilkit.training.evaluation import (
     predict,
     used_precision,
 )
-from cilkit.training.features import outputs_of
 from cilkit.training.loop import Monitor, learning_rate
 from cilkit.training.stage import fit, fit_stage
 
@@ -579,24 +577,6 @@ def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(fit_t2)
     with pytest.raises(ValueError, match="unknown layer 'more_decoders.0'"):  # not the teacher's
         fit_t2(spy(seen, features=("more_decoders.0",), second_decoder=True))
     assert seen == []
-
-
-@pytest.mark.parametrize(
-    ("layer", "message"),
-    [
-        ("decoder.layers", r"'decoder.layers' took no part .*: decoder.layers.0, decoder.layers.1"),
-        ("two", r"'two' gives a tuple; wanted one tensor \(B, C, h, w\). Name another one: two.0"),
-        ("flat", r"'flat' gives a Tensor of shape \(2, 3\); wanted one tensor"),
-    ],
-)
-def test_a_layer_that_gives_no_map_of_features_is_refused(layer, message, make_network):
-    network = make_network(5)
-    network.two = nn.Sequential(nn.Identity())
-    network.two.forward = lambda x: (x, x)
-    network.flat = nn.Identity()
-    with outputs_of(network, (layer,)) as features, pytest.raises(ValueError, match=message):
-        network.two(torch.zeros(2, 3, 8, 8)), network.flat(torch.zeros(2, 3)), features()
-    assert not any(module._forward_hooks for module in network.modules())
 
 
 def test_a_loss_is_prepared_once_from_student_teacher_and_all_images(fit_t2, scenes, teacher, tiny):
