@@ -13,6 +13,7 @@ from cilkit import subnormals  # noqa: F401  these count as zero from here on
 from cilkit.checks import unknown
 
 VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidden in this stage
+HIDDEN = 254  # instead of VOID where the label is forbidden, for methods that tell the two apart
 UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
 
 
@@ -79,6 +80,7 @@ class Split:
     images: tuple[tuple[str, int], ...] = ()  # (city, images) in the full data set, if known
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
     absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
+    background: str | None = None  # the class of the first stage that means "everything else"
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`, such as "T2"."""
@@ -159,5 +161,5 @@ def belongs(labels: Tensor, classes: slice) -> Tensor:
 
 
 def restrict(labels: Tensor, classes: slice) -> Tensor:
-    """Labels counted from the first of `classes`, VOID everywhere else. labels (...) -> (...)"""
+    """Labels counted from the first of `classes`, VOID elsewhere and for HIDDEN. (...) -> (...)"""
     return torch.where(belongs(labels, classes), labels - classes.start, VOID)

@@ -28,7 +28,7 @@ LAYOUTS = {  # a folder without a split file of its own uses that of the name of
 }
 FIELDS = (  # of a split file
     *("name", "layout", "void", "classes", "stages"),
-    *("test", "held_back", "images", "parts", "absent"),
+    *("test", "held_back", "images", "parts", "absent", "background"),
 )
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
@@ -93,6 +93,7 @@ def _split(table: dict) -> Split:
         images=_images(table),
         parts=_parts(table),
         absent=_absent(table, order),
+        background=_background(table, groups[0]["classes"]),
     )
 
 
@@ -218,6 +219,15 @@ def _absent(table: dict, order: list[str]) -> tuple[str, ...]:
         if name not in order:
             raise ValueError(unknown("class under absent", name, order))
     return absent
+
+
+def _background(table: dict, first: list[str]) -> str | None:
+    if "background" not in table:
+        return None
+    name = _entry(table, "background", str, "")
+    if name not in first:
+        raise ValueError(unknown("class of the first stage as background", name, first))
+    return name
 
 
 def _all_different(kind: str, values: list, rule: str) -> None:

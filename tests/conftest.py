@@ -24,7 +24,7 @@ from cilkit.classes import Split
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import StreetScenes, open_data
 from cilkit.files import ROOT
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import Memory, Method, get_method
 from cilkit.methods.lwm import balanced
 from cilkit.splits import load_split
 from cilkit.study.provenance import plain
@@ -205,7 +205,7 @@ def _files_of_the_project() -> set[tuple[Path, int]]:
 
 
 def _small(name: str) -> Method:
-    method = METHODS[name]
+    method = get_method(name)
     return method if method.memory is None else replace(method, memory=Memory(balanced, 2))
 
 

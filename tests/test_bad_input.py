@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -272,6 +272,7 @@ ROAD = np.full((32, 64), 7, dtype=np.uint8)
 TRAIN_IDS = np.tile(np.array([0, 1, 18, 255], dtype=np.uint8), (32, 16))
 A_PATH = "wanted a path as text: "
 A_SEED = "; wanted a whole number from 0, without quotes: SEED = 7 .* papermill's -p SEED 7"
+WATCHING = replace(get_method("CIL"), features=("encodr",))
 PRESETS = "choose one of: smoke, quick, long, paper, released"
 
 # fmt: off
@@ -459,6 +460,8 @@ NAME = [
      r"unknown method \['FT', 'FE'\].*; choose one of: FT, FE"),
     ("unknown method of a memory", nothing, lambda p: p.study().memory("T1", "LVM"),
      r"unknown method 'LVM' \(did you mean 'LWM'\?\)"),
+    ("unknown layer", nothing, lambda p: p.study().run("T2", WATCHING),
+     r"unknown layer 'encodr' \(did you mean 'encoder'\?\); choose one of: encoder, encoder.init"),
     ("unknown stage", nothing, lambda p: p.study().run("T22", "CIL"),
      r"unknown stage 'T22' \(did you mean 'T2'\?\); choose one of: T1, T2, T3"),
     ("stage as a number", nothing, lambda p: p.study().run(2),

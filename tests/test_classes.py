@@ -5,7 +5,16 @@ import pytest
 import torch
 import torchvision
 
-from cilkit.classes import VOID, Stage, belongs, joined, restrict, task_title
+from cilkit.classes import (
+    HIDDEN,
+    UNLISTED_ID,
+    VOID,
+    Stage,
+    belongs,
+    joined,
+    restrict,
+    task_title,
+)
 from cilkit.data.scenes import open_data
 from cilkit.splits import SPLITS, load_split
 
@@ -228,6 +237,7 @@ def test_belongs_is_true_inside_the_slice_only():
     assert belongs(labels, slice(5, 11)).tolist() == [False, False, True, True, False, False]
     assert belongs(labels, slice(0, 5)).tolist() == [True, True, False, False, False, False]
     assert not belongs(labels, slice(0, 0)).any()
+    assert not belongs(torch.tensor([HIDDEN, VOID]), slice(0, UNLISTED_ID)).any()  # no channel
 
 
 def test_restrict_counts_from_the_first_class_and_hides_the_rest():
@@ -235,6 +245,8 @@ def test_restrict_counts_from_the_first_class_and_hides_the_rest():
     assert restrict(labels, slice(5, 11)).tolist() == [[VOID, VOID, 0], [5, VOID, VOID]]
     assert restrict(labels, slice(0, 11)).tolist() == [[0, 4, 5], [10, VOID, VOID]]
     assert restrict(labels, slice(5, 11)).dtype == torch.long
+    hidden = labels.where(labels > 4, HIDDEN)
+    assert restrict(hidden, slice(5, 11)).equal(restrict(labels, slice(5, 11)))
     assert labels.tolist() == [[0, 4, 5], [10, 11, VOID]]  # the argument stays as it was
 
 
@@ -257,6 +269,12 @@ def test_a_split_file_of_ones_own_is_read(write_mine):
     assert (split.test_cities, split.held_back) == (("moor",), ("fen",))
     assert split.images == () and split.parts == 1
     assert load_split(str(write_mine())) == split
+
+
+def test_a_class_of_the_first_stage_may_be_the_background(write_mine):
+    assert load_split(write_mine()).background is None
+    split = load_split(write_mine("void = [0, 9]", 'void = [0, 9]\nbackground = "grass"'))
+    assert split.background == "grass" and split.channel(split.background) == 1
 
 
 def test_held_back_cities_may_be_left_out(write_mine):
@@ -293,6 +311,12 @@ def test_held_back_cities_may_be_left_out(write_mine):
         ('cities = ["dale"]\n', "", "it lacks 'cities'"),
         ("{ id = 2, colour", "{ colour", "it lacks 'id'"),
         ("void = [0, 9]", "void = 0", "split file"),
+        (
+            "void = [0, 9]",
+            'void = [0, 9]\nbackground = "sheep"',
+            "unknown class of the first stage as background 'sheep'; choose one of: path, grass",
+        ),
+        ("void = [0, 9]", "void = [0, 9]\nbackground = 0", "background is 0; wanted a text"),
         ("void = [0, 9]", "void = [0, 9", "is not a TOML file"),
     ],
 )

@@ -4,10 +4,10 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit.classes import VOID
+from cilkit.classes import HIDDEN, VOID
 from cilkit.data.scenes import open_data
 
-HIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
+FORBIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
 
 
 def true_channels(sample, split):
@@ -39,7 +39,7 @@ def test_labels_a_stage_may_not_see_are_void_in_the_tensor_already(scenes, name)
         assert labels.equal(torch.where(allowed, truth, VOID))
         seen |= set(labels.unique().tolist())
     assert seen == {*range(new.start, new.stop), VOID}
-    assert not seen & HIDDEN[name]
+    assert not seen & FORBIDDEN[name]
 
 
 def test_with_all_labels_a_stage_sees_the_old_classes_but_not_the_coming_ones(scenes):
@@ -48,6 +48,25 @@ def test_with_all_labels_a_stage_sees_the_old_classes_but_not_the_coming_ones(sc
     for index, sample in enumerate(data.samples):
         truth = true_channels(sample, scenes.split)
         assert data[index][1].equal(torch.where(truth < 11, truth, VOID))
+
+
+@pytest.mark.parametrize("labels", ["new", "all"])
+def test_where_a_label_is_hidden_may_show_but_not_which_it_is(scenes, labels):
+    data = scenes.stage("T2", labels, hidden=True)
+    first, seen = 5 if labels == "new" else 0, set()
+    for view in (data, data.subset(range(len(data)))):
+        for index, sample in enumerate(view.samples):
+            truth = true_channels(sample, scenes.split)
+            shown = (truth >= first) & (truth < 11)
+            instead = torch.where(truth == VOID, VOID, HIDDEN)
+            assert view[index][1].equal(torch.where(shown, truth, instead))
+            seen |= set(view[index][1].unique().tolist())
+    assert seen == {*range(first, 11), HIDDEN, VOID}
+
+
+def test_an_id_that_the_split_does_not_name_is_void_and_not_hidden(scenes):
+    by_id = scenes.stage("T2", hidden=True)._visible_label
+    assert by_id[77] == VOID and by_id[7] == HIDDEN  # 7 is road
 
 
 def test_single_stage_training_sees_all_images_and_labels_up_to_its_stage(scenes):

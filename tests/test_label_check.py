@@ -1,4 +1,5 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -144,3 +145,9 @@ def test_the_real_camvid_shows_each_class(camvid):
 
 def test_the_real_cityscapes_shows_each_class(cityscapes):
     check_labels(open_data(cityscapes))
+
+
+def test_a_background_is_recorded_where_there_is_one_as_it_decides_what_is_learned():
+    split = load_split()
+    assert "background" not in study_module._recorded(split)  # runs of an older kit still match
+    assert study_module._recorded(replace(split, background="sky"))["background"] == "sky"

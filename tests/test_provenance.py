@@ -17,7 +17,7 @@ import pytest
 from cilkit.classes import belongs
 from cilkit.files import ROOT
 from cilkit.losses import masked_distillation
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import LATER_METHODS, METHODS, Memory, Method
 from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
 from cilkit.networks import NETWORKS
@@ -286,6 +286,16 @@ def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(packa
     assert after["LWM"]["shared"] == before["LWM"]["shared"]
 
 
+def test_what_a_method_of_the_kit_prepares_counts_for_it_alone(package, monkeypatch):
+    known = METHODS | LATER_METHODS
+    before = {name: code_version(method) for name, method in known.items()}
+    change(package, "BINS = 1000", "BINS = 999")  # of the median entropies
+    change(package, "math.log(len(sharing))", "math.log(1 + len(sharing))")  # of new channels
+    monkeypatch.setattr(provenance, "package_code", lambda: definitions(package))
+    after = {name: code_version(method) for name, method in known.items()}
+    assert {name for name in known if after[name] != before[name]} == {"MiB", "PLOP"}
+
+
 def test_a_name_of_two_definitions_is_refused(package):
     (package / "twin.py").write_text("def fit():\n    pass\n")
     with pytest.raises(ValueError, match="fit is defined in .*, cilkit.twin; wanted exactly one"):
@@ -325,6 +335,23 @@ def scaled(factor: float) -> Method:
 def test_a_value_that_a_loss_closes_over_belongs_to_its_version():
     assert code_version(scaled(1.0)) == code_version(scaled(1.0))
     assert code_version(scaled(1.0)) != code_version(scaled(2.0))
+
+
+def prepared(factor: float) -> Method:
+    def prepare(context):
+        scale = factor * context.over_images(lambda answers: len(list(answers)))
+        return lambda step: {"ce": scale * step.logits.sum()}
+
+    return Method("prepared", equation=9, prepare=prepare)
+
+
+def test_how_a_loss_is_prepared_belongs_to_the_version_of_its_method():
+    assert version_of(prepared(1.0)) == version_of(prepared(1.0)) != version_of(prepared(2.0))
+
+
+@pytest.mark.parametrize("needs", [{"features": ("encoder",)}, {"hidden": True}])
+def test_what_a_method_is_shown_belongs_to_its_version(needs):
+    assert version_of(replace(METHODS["CIL"], **needs)) != version_of(METHODS["CIL"])
 
 
 def masked(step, mask) -> dict:

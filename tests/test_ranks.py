@@ -57,7 +57,7 @@ def sharpest(step: Step) -> dict[str, torch.Tensor]:
 
 TRAININGS = {
     "T1": None,
-    **{name: _small(name) for name in ("FT", "FE", "LWM", "CIL")},
+    **{name: _small(name) for name in ("FT", "FE", "LWM", "CIL", "ILT", "MiB", "PLOP")},
     "mine": Method("mine", 1, sharpest),
 }
 
@@ -73,13 +73,18 @@ pytestmark = [
 # what one process does alone, and two together
 
 
-class ImageByImage(ERFNet):
-    """A teacher that says the same of an image, to the last digit, in any batch."""
+class ImageByImage:
+    """A layer that gives the same for an image, to the last digit, in any batch; for teachers."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
-            return super().forward(images)
-        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in images])
+            return super().forward(x)
+        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in x])
+
+
+LAYERS = {  # the ones whose rounding depends on the batch
+    kind: type(kind.__name__, (ImageByImage, kind), {}) for kind in (nn.Conv2d, nn.ConvTranspose2d)
+}
 
 
 def train(
@@ -92,7 +97,7 @@ def train(
     if method.memory is not None:
         given["memory"] = [scenes.stage("T1").subset(range(2))]
         given["new_teacher"] = networks[6]
-    images = scenes.stage("T2", method.labels).subset(range(4))
+    images = scenes.stage("T2", method.labels, hidden=method.hidden).subset(range(4))
     return fit_stage(method, images, scenes.split.stage("T2"), networks[5], CONFIG, **given)
 
 
@@ -101,7 +106,8 @@ def work(root: Path, folder: Path) -> None:
     scenes, tensors = open_data(root), {}
     networks = {classes: _make_network(classes, size=SIZE) for classes in (5, 6, 19)}
     for network in networks.values():
-        network.__class__ = ImageByImage
+        for layer in network.modules():
+            layer.__class__ = LAYERS.get(type(layer), type(layer))
     make_fabric(CONFIG)
     for name, precision in [("CIL", "32-true"), *((name, "64-true") for name in TRAININGS)]:
         with patch("cilkit.training.evaluation.used_precision", lambda _, p=precision: p):

@@ -15,7 +15,7 @@ from cilkit.classes import VOID, belongs, restrict
 from cilkit.data.augmentation import Augmentation
 from cilkit.files import RESOURCES, ROOT, set_aside
 from cilkit.losses import cross_entropy, masked_distillation
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import LATER_METHODS, METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
 from cilkit.networks import NETWORKS
 from cilkit.networks.erfnet import ERFNet
@@ -214,13 +214,14 @@ def test_fit_stage_gets_the_saved_teacher_and_the_new_labels(open_study, given):
     assert list(got["memory"]) == [] and got.get("new_teacher") is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *LATER_METHODS])
 def test_fit_stage_gets_the_labels_that_a_method_declares(open_study, given, small, method):
     one, method = open_study(), small(method)
     one.run("T3", method)
     for stage in ("T2", "T3"):
         images = given[f"{method.name} {stage}"]["images"]
         assert images.visible == method.visible(one.stage(stage))
+        assert images.hidden == method.hidden
         assert images.samples == one.data.stage(stage).samples
 
 

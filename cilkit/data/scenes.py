@@ -40,16 +40,20 @@ class StreetScenes:
         return [sample for sample in self.train if sample.city in stage.cities]
 
     def stage(
-        self, name: str, labels: Literal["new", "all"] = "new", height: int | None = None
+        self,
+        name: str,
+        labels: Literal["new", "all"] = "new",
+        height: int | None = None,
+        hidden: bool = False,
     ) -> LabelledImages:
         """The training set of a stage, labelled with its new classes (Table I).
 
-        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
+        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them;
+        `hidden=True` marks the pixels of all other classes as HIDDEN, as MiB and PLOP need them.
         """
         stage = self.split.stage(name)
-        return LabelledImages(
-            self.images(stage), self.split, stage.visible(labels), height, decoded=self.decoded
-        )
+        view = {"decoded": self.decoded, "hidden": hidden}
+        return LabelledImages(self.images(stage), self.split, stage.visible(labels), height, **view)
 
     def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
         """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""

@@ -107,8 +107,13 @@ def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
     """The loss of a method at one pixel of the first image of a step, as if it were alone.
 
     In the loss of a whole batch each term is divided by the number of its pixels. Raises
-    ValueError for a pixel outside the image.
+    ValueError for a pixel outside the image, and for a method whose loss needs more than one pixel.
     """
+    if method.loss is None or method.features:
+        raise ValueError(
+            f"the loss of {method.name} needs a training: it is prepared or reads features. Choose "
+            "a method that has neither prepare nor features"
+        )
     height, width = step.labels.shape[1:]
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(

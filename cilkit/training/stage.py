@@ -1,24 +1,30 @@
 """Training: a network on all labels of a data set, or a method in a stage after its teacher."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from copy import deepcopy
+from functools import partial
+from typing import TypeVar
 
 import pandas as pd
 import torch
 from torch import Tensor
+from tqdm import tqdm
 
 from cilkit.classes import Stage, restrict
 from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.files import resolve
-from cilkit.methods import FIRST_STAGE, Method, Step
+from cilkit.methods import FIRST_STAGE, Context, Method, Step
 from cilkit.networks import Segmenter, get_network
 from cilkit.networks.weights import load_weights
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
-from cilkit.training.evaluation import forward_logits, make_fabric, to_device
+from cilkit.training.evaluation import forward_logits, make_fabric, same_size, to_device
+from cilkit.training.features import outputs_of
 from cilkit.training.loop import Checkpoint, Monitor, Training
+
+T = TypeVar("T")
 
 
 def fit(
@@ -68,27 +74,23 @@ def fit_stage(
     A method with a memory takes remembered images of each earlier stage, oldest first, and a
     model of the new classes alone. Returns the network, with a channel for each old and new
     class, and the history by epoch, with `monitor` and `checkpoint` as in `fit`. Raises ValueError
-    if the data show other labels or images than the method declares, or a model is missing or has
-    other classes.
+    if the data show other labels or images than the method declares, a model is missing or has
+    other classes, a layer that the method names is not there, or a frozen encoder would be random.
     """
     _check_models(method, stage, teacher, new_teacher)
-    _check_network(method, stage, teacher, config)
+    _check_start(method, stage, teacher, config)
     _check_labels(method, stage, images, memory)
     new = stage.new.stop - stage.new.start
+    split = images.split
+    background = None if split.background is None else split.channel(split.background)
     fabric = make_fabric(config)
     teachers = [
         to_device(deepcopy(model), fabric, config).eval().requires_grad_(False) if wanted else None
         for model, wanted in ((teacher, method.teacher), (new_teacher, method.memory is not None))
     ]
 
-    def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
-        teacher_y, new_teacher_y = (  # (B, O, H, W) and (B, N, H, W)
-            distributed.all_gather(forward_logits(model, pixels, fabric, config).softmax(dim=1))
-            if model is not None
-            else None
-            for model in teachers
-        )
-        return method.loss(Step(logits, labels, teacher_y, stage.old, stage.new, new_teacher_y))
+    def answer(model: Segmenter, pixels: Tensor) -> Tensor:
+        return forward_logits(model, pixels, fabric, config).softmax(dim=1)  # (B, S, H, W)
 
     with _seeded(seed, "network"):
         frozen: list[torch.nn.Module] = []
@@ -104,9 +106,45 @@ def fit_stage(
         if method.freeze_encoder:
             frozen.append(network.encoder)
         name = f"{method.name} {stage.name}"
-        training = Training(network, images, loss, config, seed, name, frozen, memory)
-        history = training.run(monitor, checkpoint)
+        with (
+            outputs_of(network, method.features) as features,
+            outputs_of(teachers[0], method.features) as teacher_features,
+        ):
+            step_loss = method.loss
+            if method.prepare is not None:
+                over = partial(_over_images, images, partial(answer, teachers[0]))
+                context = Context(stage, network, teachers[0], background, over)
+                step_loss = method.prepare(context)
+
+            def loss(logits: Tensor, pixels: Tensor, labels: Tensor) -> dict[str, Tensor]:
+                teacher_y, new_teacher_y = (  # (B, O, H, W) and (B, N, H, W)
+                    distributed.all_gather(answer(model, pixels)) if model is not None else None
+                    for model in teachers
+                )
+                given = (logits, labels, teacher_y, stage.old, stage.new, new_teacher_y, background)
+                return step_loss(Step(*given, features(), teacher_features()))
+
+            training = Training(network, images, loss, config, seed, name, frozen, memory)
+            history = training.run(monitor, checkpoint)
     return network, history
+
+
+def _over_images(
+    images: LabelledImages,
+    answer: Callable[[Tensor], Tensor],
+    measure: Callable[[Iterator[tuple[Tensor, Tensor]]], T],
+) -> T:
+    """`Context.over_images`: rank 0 goes through the images, all ranks get what it measures."""
+
+    def answers() -> Iterator[tuple[Tensor, Tensor]]:
+        images.prepare(progress=True)
+        with tqdm(total=len(images), desc="prepare", unit="image", leave=False, delay=2) as bar:
+            for pixels, labels in same_size(images):
+                y = answer(pixels)  # (B, O, h, w)
+                yield y, labels.long().to(y.device)
+                bar.update(len(pixels))
+
+    return distributed.on_rank0(lambda: measure(answers()))
 
 
 def _check_models(
@@ -134,8 +172,8 @@ def _check_models(
         raise ValueError(f"{method.name} has no second teacher; leave new_teacher out")
 
 
-def _check_network(method: Method, stage: Stage, teacher: Segmenter, config: TrainConfig) -> None:
-    """Whether a student that takes over layers of its teacher is the same kind of network."""
+def _check_start(method: Method, stage: Stage, teacher: Segmenter, config: TrainConfig) -> None:
+    """Whether a student can take over from its teacher what the method wants it to."""
     keeps_layers = method.second_decoder or config.start == "teacher"
     if keeps_layers and not isinstance(teacher, get_network(config.network)):
         way_out = "" if method.second_decoder else ", or set start='random' (footnote 2)"
@@ -144,13 +182,21 @@ def _check_network(method: Method, stage: Stage, teacher: Segmenter, config: Tra
             f"network {type(teacher).__name__}, and network={config.network!r} has others; take a "
             f"teacher of the same network{way_out}"
         )
+    if method.freeze_encoder and not keeps_layers:
+        raise ValueError(
+            f"{method.name} freezes its encoder, so it must keep that of the stage before; but "
+            "with start='random' a wider last layer comes with a new encoder (footnote 2). Set "
+            "start='teacher' in the configuration, or second_decoder=True in the method"
+        )
 
 
 def _check_labels(
     method: Method, stage: Stage, images: LabelledImages, memory: Sequence[LabelledImages]
 ) -> None:
     """Whether the data show a method exactly what it declares to need."""
-    _check_view(f"{method.name} in {stage.name}", images, stage, method.visible(stage))
+    _check_view(
+        f"{method.name} in {stage.name}", images, stage, method.visible(stage), method.hidden
+    )
     earlier = images.split.earlier(stage) if method.memory is not None else ()
     if len(memory) != len(earlier):
         raise ValueError(
@@ -168,12 +214,20 @@ def _check_labels(
             )
 
 
-def _check_view(what: str, images: LabelledImages, stage: Stage, visible: slice) -> None:
+def _check_view(
+    what: str, images: LabelledImages, stage: Stage, visible: slice, hidden: bool = False
+) -> None:
     if images.visible != visible:
         may, shown = (", ".join(images.split.names(s)) for s in (visible, images.visible))
         raise ValueError(
             f"{what} may see labels of {may}; the data set shows {shown}. Open it with "
             f"data.stage({stage.name!r}, labels={'new' if visible == stage.new else 'all'!r})"
+        )
+    if images.hidden != hidden:
+        may = "is to tell hidden labels from void ones" if hidden else "may not see what is hidden"
+        raise ValueError(
+            f"{what} {may}; the data set has hidden={images.hidden}. Open it with "
+            f"data.stage({stage.name!r}, hidden={hidden})"
         )
     if foreign := sorted({sample.city for sample in images.samples} - set(stage.cities)):
         raise ValueError(
