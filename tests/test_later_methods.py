@@ -16,7 +16,6 @@ from cilkit.methods.ilt import ilt_loss
 from cilkit.methods.mib import DISTILLATION_WEIGHT, mib_loss, mib_prepare
 from cilkit.methods.plop import FEATURE_WEIGHT, OUTPUT_WEIGHT, plop_loss, plop_prepare
 from cilkit.methods.pseudo_labels import BINS, median_entropies, pseudo_labels
-from cilkit.networks.erfnet import add_classes
 from cilkit.splits import load_split
 from cilkit.study.study import Study
 from cilkit.training.stage import fit_stage
@@ -285,7 +284,7 @@ def test_a_background_reaches_mib_through_a_training(scenes, tiny, make_network)
 
 def test_new_classes_of_mib_start_with_equal_shares_of_the_background(make_network):
     teacher = make_network(5).eval()
-    student = add_classes(teacher, 6).eval()
+    student = teacher.widened(6).eval()
     assert mib_prepare(context(student, teacher, 3)) is mib_loss
     images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
@@ -319,7 +318,7 @@ def test_the_share_is_the_same_with_several_last_layers():
 
 def test_without_a_background_mib_starts_like_other_methods(make_network):
     teacher = make_network(5)
-    student = add_classes(teacher, 6)
+    student = teacher.widened(6)
     before = [parameter.clone() for parameter in student.parameters()]
     mib_prepare(context(student, teacher, None))
     assert all(p.equal(q) for p, q in zip(student.parameters(), before, strict=True))
