@@ -29,6 +29,7 @@ class LabelClass:
 class Stage:
     """One training stage: the classes it adds and the cities whose images it sees (Table I).
 
+    A "city" is any group of images: a city in the paper, else a sequence, a folder or a list.
     `old`, `new` and `seen` are slices of the channels, because channels are ordered S1, S2, ...
     """
 
@@ -79,6 +80,16 @@ class Split:
     images: tuple[tuple[str, int], ...] = ()  # (city, images) in the full data set, if known
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
     absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
+
+    @property
+    def train_cities(self) -> tuple[str, ...]:
+        """The cities of all stages, in their order, each once."""
+        return tuple(dict.fromkeys(city for stage in self.stages for city in stage.cities))
+
+    @property
+    def cities(self) -> tuple[str, ...]:
+        """All cities that the split names: of the stages, of the test, and held back."""
+        return tuple(dict.fromkeys((*self.train_cities, *self.test_cities, *self.held_back)))
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`, such as "T2"."""

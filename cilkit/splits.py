@@ -2,7 +2,6 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
 from pathlib import Path
 
 from cilkit.checks import nearest, unknown
@@ -12,20 +11,6 @@ from cilkit.files import RESOURCES
 SPLITS = RESOURCES / "splits"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a data set lies in its folder; its reader is in `cilkit.data.layouts`."""
-
-    folders: tuple[str, ...]  # in the folder of the data set; the first one tells the layout
-    city_is_folder: bool  # else a sequence, of which some frames may be for the test
-
-
-LAYOUTS = {  # a folder without a split file of its own uses that of the name of its layout
-    "cityscapes": Layout(("leftImg8bit", "gtFine"), city_is_folder=True),
-    "camvid": Layout(
-        ("trainannot", "train", "valannot", "val", "testannot", "test"), city_is_folder=False
-    ),
-}
 FIELDS = (  # of a split file
     *("name", "layout", "void", "classes", "stages"),
     *("test", "held_back", "images", "parts", "absent"),
@@ -69,22 +54,22 @@ def load_split(source: str | Path = "cityscapes") -> Split:
 
 def _split(table: dict) -> Split:
     _only(table, FIELDS, "")
-    groups, layout = _entry(table, "stages", list, ""), _entry(table, "layout", str, "")
-    if layout not in LAYOUTS:
-        raise ValueError(unknown("layout", layout, list(LAYOUTS)))
+    entries = _entry(table, "stages", list, "")
     stages: list[Stage] = []
-    for group in groups:
-        stages.append(_stage(group, stages))
+    for entry in entries:
+        stages.append(_stage(entry, stages))
     if not stages:
         raise ValueError("stages is []; wanted at least one [[stages]] entry")
     _all_different("stage", [stage.name for stage in stages], "name each stage once")
-    order = [name for group in groups for name in group["classes"]]
+    order = [name for entry in entries for name in entry["classes"]]
     void = tuple(_entry(table, "void", list, ""))
     test, held_back = (_part(table, key) for key in ("test", "held_back"))
-    _check_cities(layout, [city for stage in stages for city in stage.cities], test, held_back)
+    cities = [city for stage in stages for city in stage.cities]
+    rule = "a city belongs to one stage, or to test, or is held back"
+    _all_different("city", [*cities, *held_back, *test], rule)
     return Split(
         name=_entry(table, "name", str, ""),
-        layout=layout,
+        layout=_entry(table, "layout", str, ""),
         classes=_classes(_entry(table, "classes", dict, ""), order, void),
         void=void,
         stages=tuple(stages),
@@ -140,14 +125,14 @@ def _names(table: object, key: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stage(group: object, before: list[Stage]) -> Stage:
+def _stage(entry: object, before: list[Stage]) -> Stage:
     where = f" of stage {len(before) + 1}"
-    name = _entry(group, "name", str, where)
+    name = _entry(entry, "name", str, where)
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"stage {name!r} gives folders their names; use letters, digits and _")
     where = f" of stage {name!r}"
-    _only(group, ("name", "classes", "cities"), where)
-    classes, cities = _names(group, "classes", where), _names(group, "cities", where)
+    _only(entry, ("name", "classes", "cities"), where)
+    classes, cities = _names(entry, "classes", where), _names(entry, "cities", where)
     if not classes:
         raise ValueError(f"stage {name!r} has no class; give it at least one")
     if not cities:
@@ -182,20 +167,6 @@ def _part(table: dict, key: str) -> tuple[str, ...]:
     if key == "test" and not cities:
         raise ValueError("test has no city; give it at least one")
     return cities
-
-
-def _check_cities(
-    layout: str, trained: list[str], test: tuple[str, ...], held_back: tuple[str, ...]
-) -> None:
-    rule = "a city belongs to one stage, or to test, or is held back"
-    cities = [*trained, *held_back]
-    if LAYOUTS[layout].city_is_folder:
-        cities += test
-        if bad := [city for city in cities if city == ".." or city != Path(city).name]:
-            raise ValueError(f"city {bad[0]!r} is no name of a folder; write it without / and ..")
-    else:
-        _all_different("city", list(test), rule)
-    _all_different("city", cities, rule)
 
 
 def _images(table: dict) -> tuple[tuple[str, int], ...]:

@@ -1,11 +1,15 @@
+import hashlib
 import shutil
 
+import numpy as np
 import pytest
 from conftest import first_image, first_label
+from PIL import Image
 
-from cilkit.data.layouts import READERS
+from cilkit.classes import VOID
+from cilkit.data.layouts import LAYOUTS, Sample
 from cilkit.data.scenes import open_data
-from cilkit.splits import LAYOUTS, load_split
+from cilkit.study.study import Study
 
 
 def test_a_folder_of_neither_layout_is_answered_with_what_is_in_it(tmp_path):
@@ -76,7 +80,7 @@ def test_camvid_parts_are_consecutive_disjoint_and_whole(camvid_folder):
     names = {}
     for stage in data.split.stages:
         for sample in data.images(stage):
-            names.setdefault(sample.city, []).append(sample.image.name)
+            names.setdefault(sample.group, []).append(sample.image.name)
     assert sorted(names) == [f"{s}/{p}" for s in ("0001TP", "0006R0", "0016E5") for p in (1, 2, 3)]
     for sequence in ("0001TP", "0006R0", "0016E5"):
         parts = [names[f"{sequence}/{part}"] for part in (1, 2, 3)]
@@ -89,7 +93,7 @@ def test_camvid_parts_are_consecutive_disjoint_and_whole(camvid_folder):
 def test_camvid_tests_on_the_test_folder(camvid_folder):
     test = open_data(camvid_folder).test_set("T3")
     assert {sample.image.parent.name for sample in test.samples} == {"test"}
-    assert sorted({sample.city for sample in test.samples}) == ["0001TP", "Seq05VD"]
+    assert sorted({sample.group for sample in test.samples}) == ["0001TP", "Seq05VD"]
 
 
 def test_a_folder_camvid_lacks_is_named(camvid_folder):
@@ -101,7 +105,7 @@ def test_a_folder_camvid_lacks_is_named(camvid_folder):
 def test_a_sequence_camvid_lacks_is_named_with_those_there_are(camvid_folder):
     for file in camvid_folder.glob("t*/Seq05VD*"):
         file.unlink()
-    with pytest.raises(FileNotFoundError, match="no image of sequence Seq05VD; found 0001TP"):
+    with pytest.raises(FileNotFoundError, match="no image of Seq05VD; found 0001TP"):
         open_data(camvid_folder)
 
 
@@ -267,6 +271,106 @@ def test_a_camvid_of_which_one_folder_has_another_name_is_told_so(camvid_folder)
     assert "found val_labels: this is another release of CamVid" in refused(camvid_folder)
 
 
-def test_every_layout_has_a_reader_and_a_split_of_its_name():
-    assert READERS.keys() == LAYOUTS.keys()
-    assert [load_split(name).layout for name in LAYOUTS] == list(LAYOUTS)
+# what other data sets and runs of before depend on
+
+
+def test_the_images_of_cityscapes_come_city_by_city_in_the_order_of_the_split(folder):
+    data, split = open_data(folder), open_data(folder).split
+    cities = [city for stage in split.stages for city in stage.cities]
+    for samples, part, wanted in (
+        (data.train, "train", cities),
+        (data.test, "val", split.test_cities),
+        (data.held_back, "train", split.held_back),
+    ):
+        images = [
+            folder / f"leftImg8bit/{part}/{city}/{city}_000000_000019_leftImg8bit.png"
+            for city in wanted
+        ]
+        assert [sample.image for sample in samples] == images
+        assert [sample.group for sample in samples] == list(wanted)
+
+
+@pytest.mark.parametrize("which", ["folder", "camvid_folder"])
+def test_a_fingerprint_is_that_of_names_sizes_and_labels_as_ever(which, request):
+    root, digest = request.getfixturevalue(which), hashlib.sha256()
+    data = open_data(root)
+    for sample in sorted(data.train + data.test, key=lambda sample: sample.image):
+        for file in (sample.image, sample.label):
+            name = file.relative_to(root).as_posix()
+            digest.update(f"{name} {len(file.read_bytes())}\n".encode())
+        digest.update(hashlib.sha256(sample.label.read_bytes()).digest())
+    assert data.fingerprint() == digest.hexdigest()[:16]
+
+
+def test_the_fingerprint_of_the_real_camvid_is_that_of_earlier_runs(camvid):
+    assert open_data(camvid).fingerprint() == "7cb0234590618a1d"
+
+
+# a layout of one's own
+
+
+OWN_SPLIT = """
+name = "own"
+layout = "one folder a shot"
+void = [0]
+[classes]
+sea = { id = 1, colour = [0, 0, 255] }
+ship = { id = 2, colour = [255, 0, 0] }
+[[stages]]
+name = "T1"
+classes = ["sea"]
+cities = ["north"]
+[[stages]]
+name = "T2"
+classes = ["ship"]
+cities = ["south"]
+[test]
+cities = ["east"]
+"""
+
+
+def read_shots(root, split):
+    for photo in sorted(root.glob("*/*/photo.png")):
+        yield Sample(photo, photo.with_name("ids.png"), photo.parent.parent.name)
+
+
+@pytest.fixture
+def shots(tmp_path, write_png):
+    """Two shots of each of four groups, one of which no split names."""
+    rng = np.random.default_rng(0)
+    for group in ("north", "south", "east", "west"):
+        for shot in ("a", "b"):
+            ids = rng.integers(0, 3, (32, 64), dtype=np.uint8)
+            write_png(tmp_path / "Shots" / group / shot / "ids.png", ids)
+            write_png(tmp_path / "Shots" / group / shot / "photo.png", np.stack([ids * 90] * 3, 2))
+    (tmp_path / "Shots" / "split.toml").write_text(OWN_SPLIT)
+    return tmp_path / "Shots"
+
+
+def test_a_layout_of_ones_own_is_one_entry_of_the_registry(shots, tmp_path, monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "one folder a shot", read_shots)
+    study = Study(shots, tmp_path / "runs", "smoke")
+    assert [sample.group for sample in study.data.train] == ["north", "north", "south", "south"]
+    assert [sample.image.parent.name for sample in study.data.images(study.stage("T2"))] == [
+        "a",
+        "b",
+    ]
+    image, labels = study.data.stage("T2")[1]
+    ids = np.array(Image.open(shots / "south" / "b" / "ids.png"))
+    assert image.shape == (3, 32, 64)
+    assert labels.tolist() == np.where(ids == 2, 1, VOID).tolist()
+    assert len(study.data.test_set("T2")) == 2
+
+
+def test_a_layout_that_nobody_registered_is_named_with_those_there_are(shots):
+    with pytest.raises(
+        ValueError, match="unknown layout 'one folder a shot'; choose one of: citys"
+    ):
+        open_data(shots)
+
+
+def test_a_group_that_a_reader_does_not_find_is_named_with_those_that_it_does(shots, monkeypatch):
+    monkeypatch.setitem(LAYOUTS, "one folder a shot", read_shots)
+    shutil.rmtree(shots / "south")
+    with pytest.raises(FileNotFoundError, match="no image of south; found east, north, west. Name"):
+        open_data(shots)

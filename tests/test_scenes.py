@@ -97,7 +97,7 @@ def test_the_real_cityscapes_has_the_counts_of_table_i(cityscapes):
     assert len(data.test) == 500
     by_city = {city: 0 for city, _ in data.split.images if city != "erfurt"}
     for sample in data.train + data.test:
-        by_city[sample.city] += 1
+        by_city[sample.group] += 1
     assert by_city | {"erfurt": 109} == dict(data.split.images)
     image, labels = data.test_set("T1", height=512)[0]
     assert image.shape == (3, 512, 1024) and labels.shape == (1024, 2048)

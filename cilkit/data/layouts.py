@@ -1,14 +1,18 @@
 """Folder layouts: where Cityscapes and CamVid keep their images and labels."""
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from cilkit.checks import unknown
 from cilkit.classes import Split
 from cilkit.files import GUIDE
-from cilkit.splits import LAYOUTS
 
+FOLDERS = {  # of a data set; the first one tells the layout where there is no split file
+    "cityscapes": ("leftImg8bit", "gtFine"),
+    "camvid": ("trainannot", "train", "valannot", "val", "testannot", "test"),
+}
 # what a download brings that is no data, beside all names that begin with a dot
 NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -23,20 +27,21 @@ OTHER_CAMVID = (  # folders of other releases of CamVid
 
 @dataclass(frozen=True)
 class Sample:
-    """One image file, its label file, and the city (or part of a sequence) it is from."""
+    """One image file, its label file, and its group: a city, a part of a sequence, a list."""
 
     image: Path
     label: Path
-    city: str
+    group: str
 
 
 Samples = tuple[Sample, ...]
+Reader = Callable[[Path, Split], Iterable[Sample]]
 
 
 def find_layout(root: Path) -> str:
     """The layout of a folder; a FileNotFoundError says what was found instead, and what to do."""
-    for name, layout in LAYOUTS.items():
-        if (root / layout.folders[0]).is_dir():
+    for name, folders in FOLDERS.items():
+        if (root / folders[0]).is_dir():
             return name
     found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
     advice = _nested(root) or _other_release(root) or f"found {found}"
@@ -46,14 +51,40 @@ def find_layout(root: Path) -> str:
     )
 
 
-def _read_cityscapes(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
-    train = [city for stage in split.stages for city in stage.cities]
+def read_samples(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
+    """The training, test and held-back images of a folder, in the order of its reader.
+
+    A ValueError for a layout that is not in `LAYOUTS`, a FileNotFoundError for a group of the
+    split without an image; only held-back ones may be missing.
+    """
+    if split.layout not in LAYOUTS:
+        raise ValueError(
+            f"split {split.name!r}: {unknown('layout', split.layout, list(LAYOUTS))}, or add your "
+            f"own to cilkit.data.layouts.LAYOUTS first ({GUIDE})"
+        )
+    samples = tuple(LAYOUTS[split.layout](root, split))
+    have = {sample.group for sample in samples}
+    wanted = split.train_cities + split.test_cities
+    if missing := [group for group in wanted if group not in have]:
+        raise FileNotFoundError(
+            f"{root} has no image of {', '.join(missing)}; found {', '.join(sorted(have))}. Name "
+            "the groups of images that are there in the split file"
+        )
+    parts = split.train_cities, split.test_cities, split.held_back
+    return tuple(tuple(s for s in samples if s.group in groups) for groups in parts)
+
+
+def _read_cityscapes(root: Path, split: Split) -> Iterator[Sample]:
+    if bad := [city for city in split.cities if city == ".." or city != Path(city).name]:
+        raise ValueError(
+            f"split {split.name!r}: city {bad[0]!r} is no name of a folder; write it without / "
+            "and .."
+        )
     there = [city for city in split.held_back if (root / "leftImg8bit" / "train" / city).is_dir()]
-    parts = (("train", train), ("val", split.test_cities), ("train", there))
-    return tuple(
-        tuple(sample for city in cities for sample in _city(root, part, city))
-        for part, cities in parts
-    )
+    parts = (("train", split.train_cities), ("val", split.test_cities), ("train", there))
+    for part, cities in parts:
+        for city in cities:
+            yield from _city(root, part, city)
 
 
 def _city(root: Path, part: str, city: str) -> list[Sample]:
@@ -70,28 +101,16 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
     return _pairs(images, labels, endings, lambda file: city)
 
 
-def _read_camvid(root: Path, split: Split) -> tuple[Samples, Samples]:
+def _read_camvid(root: Path, split: Split) -> Iterator[Sample]:
     train = [sample for part in ("train", "val") for sample in _camvid_part(root, part)]
     by_sequence: dict[str, list[Sample]] = {}
     for sample in sorted(train, key=lambda sample: sample.image.name):
-        by_sequence.setdefault(sample.city, []).append(sample)
-    cut = []
+        by_sequence.setdefault(sample.group, []).append(sample)
     for sequence, samples in by_sequence.items():
         for i, sample in enumerate(samples):  # consecutive parts, so that no moment is in two
             part = i * split.parts // len(samples) + 1
-            cut.append(Sample(sample.image, sample.label, f"{sequence}/{part}"))
-    test = _camvid_part(root, "test")
-    for cities, samples in (
-        ([city for stage in split.stages for city in stage.cities], cut),
-        (split.test_cities, test),
-    ):
-        have = {sample.city for sample in samples}
-        if missing := [city for city in cities if city not in have]:
-            raise FileNotFoundError(
-                f"{root} has no image of sequence {', '.join(missing)}; found "
-                f"{', '.join(sorted(have))}. Name the sequences of the folder in the split file"
-            )
-    return tuple(cut), tuple(sample for sample in test if sample.city in split.test_cities)
+            yield Sample(sample.image, sample.label, f"{sequence}/{part}")
+    yield from _camvid_part(root, "test")
 
 
 def _camvid_part(root: Path, part: str) -> list[Sample]:
@@ -106,12 +125,12 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
     return _pairs(images, labels, (".png", ".png"), lambda file: file.name.split("_")[0])
 
 
-# of each layout in cilkit.splits: (root, split) -> training, test (and held-back) images
-READERS = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
+# what a split file may name as its layout; add your own: LAYOUTS["mine"] = my_reader
+LAYOUTS: dict[str, Reader] = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
 
 
 def _pairs(
-    images: Path, labels: Path, endings: tuple[str, str], city: Callable[[Path], str]
+    images: Path, labels: Path, endings: tuple[str, str], group: Callable[[Path], str]
 ) -> list[Sample]:
     """Each image of a folder with its label, which differs from it in the ending alone."""
     image_of, label_of = _files(images, endings[0]), _files(labels, endings[1])
@@ -129,7 +148,7 @@ def _pairs(
                 f"add the {wanted} file or remove the {kind}"
                 + (f". In {folder}: {advice}" if advice else "")
             )
-    return [Sample(image_of[stem], label_of[stem], city(image_of[stem])) for stem in image_of]
+    return [Sample(image_of[stem], label_of[stem], group(image_of[stem])) for stem in image_of]
 
 
 def _files(folder: Path, ending: str) -> dict[str, Path]:
@@ -164,13 +183,13 @@ def _entries(folder: Path) -> list[Path]:
 
 def _nested(root: Path) -> str:
     """For folders of a data set that lie deeper, in a folder called like their zip, or higher."""
-    for layout in LAYOUTS.values():
-        if root.name in layout.folders and (root.parent / layout.folders[0]).is_dir():
+    for folders in FOLDERS.values():
+        if root.name in folders and (root.parent / folders[0]).is_dir():
             return f"it is a part of a data set: set DATA to {root.parent}"
-        found = {name: deeper[0] for name in layout.folders if (deeper := _deeper(root, name))}
-        if layout.folders[0] in found:
-            inner = found[layout.folders[0]].parent
-            if all((inner / name).is_dir() for name in layout.folders):
+        found = {name: deeper[0] for name in folders if (deeper := _deeper(root, name))}
+        if folders[0] in found:
+            inner = found[folders[0]].parent
+            if all((inner / name).is_dir() for name in folders):
                 return f"they lie deeper: set DATA to {inner}"
             return " and ".join(f"move {found[name]} to {root / name}" for name in found)
     return _archives(root)

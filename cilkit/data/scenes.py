@@ -9,7 +9,7 @@ from typing import Literal
 from cilkit.checks import check_path, nearest
 from cilkit.classes import Split, Stage
 from cilkit.data.images import LabelledImages, evenly_spaced
-from cilkit.data.layouts import READERS, Sample, find_layout
+from cilkit.data.layouts import Sample, find_layout, read_samples
 from cilkit.data.png import unreadable
 from cilkit.data.store import DecodedImages
 from cilkit.files import GUIDE, ROOT, resolve
@@ -37,7 +37,7 @@ class StreetScenes:
 
     def images(self, stage: Stage) -> list[Sample]:
         """The training images of one stage, D1, D2 or D3."""
-        return [sample for sample in self.train if sample.city in stage.cities]
+        return [sample for sample in self.train if sample.group in stage.cities]
 
     def stage(
         self, name: str, labels: Literal["new", "all"] = "new", height: int | None = None
@@ -148,4 +148,4 @@ def _open_folder(root: Path) -> StreetScenes:
         )
     own = root / "split.toml"
     split = load_split(own if own.is_file() else find_layout(root))
-    return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))
+    return StreetScenes(root.name.lower(), root, split, *read_samples(root, split))

@@ -162,7 +162,7 @@ def _check_view(what: str, images: LabelledImages, stage: Stage, visible: slice)
             f"{what} may see labels of {may}; the data set shows {shown}. Open it with "
             f"data.stage({stage.name!r}, labels={'new' if visible == stage.new else 'all'!r})"
         )
-    if foreign := sorted({sample.city for sample in images.samples} - set(stage.cities)):
+    if foreign := sorted({sample.group for sample in images.samples} - set(stage.cities)):
         raise ValueError(
             f"{what} may see images of {', '.join(stage.cities)}; the data set shows "
             f"{', '.join(foreign)}. Open it with data.stage({stage.name!r})"
