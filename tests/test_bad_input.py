@@ -20,7 +20,7 @@ import numpy as np
 import papermill as pm
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import torch as safetensors
 
 from cilkit.data.augmentation import Augmentation
@@ -123,6 +123,23 @@ def picture(which: str, pixels: np.ndarray, mode: str | None = None, kind: str =
         (image if mode is None else image.convert(mode)).save(getattr(place, which), kind)
 
     return damage
+
+
+def as_jpeg(which: str, pixels: np.ndarray, mode: str | None = None, turned: int = 1):
+    """A JPEG of the same name for a picture; `turned` is the orientation in its EXIF data."""
+
+    def damage(place: Place) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turned
+        file = getattr(place, which)
+        file.unlink()
+        Image.fromarray(pixels).convert(mode).save(file.with_suffix(".jpg"), exif=exif)
+
+    return damage
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def every_label(change: Callable[[np.ndarray], np.ndarray], part: str = "*"):
@@ -339,13 +356,27 @@ DATA = [
      "'terrain' .id 22.* stage T1; .*or like classes counted from 1 with void 0; wanted label ids"),
     ("no sky in the test images", every_label(lambda ids: np.where(ids == 23, 0, ids), "val"),
      trained, r"'sky' \(id 23\) in the 3 images of the test set. Correct the labels.*absent = ."),
-    ("JPEG image", lambda p: p.image.rename(p.image.with_suffix(".jpg")), opened,
-     "no images in .*aachen; found 1 .jpg files, and the kit reads PNG alone; save them as PNG"),
+    ("TIFF image", lambda p: p.image.rename(p.image.with_suffix(".tif")), opened,
+     "no images in .*aachen; found 1 .tif files, and the kit reads PNG, and JPEG for images; save"),
+    ("PNG called JPEG", lambda p: p.image.rename(p.image.with_suffix(".jpg")), trained,
+     "leftImg8bit.jpg cannot be read as an image .*download it again"),
+    ("JPEG in four printing inks", as_jpeg("image", RGBA, "CMYK"), trained,
+     "leftImg8bit.jpg has mode CMYK; wanted 8 bits a colour and no alpha; save it as RGB"),
+    ("JPEG cut off", lambda p: (as_jpeg("image", RGB)(p), cut_off(p.image)), trained,
+     "leftImg8bit.jpg cannot be read as an image .*download it again"),
+    ("photograph that is on its side", as_jpeg("image", RGB, turned=6), trained,
+     "labelIds.png is 32 x 64 pixels but its image .*jpg is 64 x 32; they must be equal"),
+    ("JPEG label", as_jpeg("label", ROAD), opened,
+     "1 image files have no label.*: found 1 JPEG files: JPEG keeps values only nearly, and a "
+     "label id must be exact; save labels as PNG, from what they were before"),
     ("only labelTrainIds", lambda p: p.label.rename(
         p.label.with_name(p.label.name.replace("labelIds", "labelTrainIds"))), opened,
      "1 image files have no label.*found 1 files ending in _labelTrainIds.png.*; wanted those"),
     ("image in two files", lambda p: shutil.copy(p.image, p.image.with_suffix(".PnG")), opened,
-     "differ in capital letters alone; remove one"),
+     "differ in the ending alone; remove one"),
+    ("image as PNG and as JPEG",
+     lambda p: shutil.copy(p.image, p.image.with_suffix(".jpg")), opened,
+     "leftImg8bit.png and .*leftImg8bit.jpg differ in the ending alone; remove one"),
     ("folder one level too deep", nothing, lambda p: open_data(p.root.parent),
      "neither leftImg8bit/ .*; they lie deeper: set DATA to .*tinyscapes. See .*, or set DATA"),
     ("folder of a part", nothing, lambda p: open_data(p.root / "gtFine"),

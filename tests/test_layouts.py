@@ -155,7 +155,7 @@ def test_two_files_that_differ_in_capitals_alone_are_named(folder):
     shutil.copy(image, image.with_suffix(".PNG"))
     if len(list(image.parent.iterdir())) == 1:
         pytest.skip("this disk does not tell capitals apart")
-    with pytest.raises(ValueError, match="differ in capital letters alone; remove one"):
+    with pytest.raises(ValueError, match="differ in the ending alone; remove one"):
         open_data(folder)
 
 
@@ -165,21 +165,38 @@ def refused(root) -> str:
     return str(error.value)
 
 
-def test_jpeg_images_are_counted_and_the_move_is_named(folder, camvid_folder):
+@pytest.mark.parametrize("ending", [".jpg", ".JPEG"])
+def test_jpeg_images_are_read_beside_png_images(folder, camvid_folder, ending):
+    for root, part in ((folder, "leftImg8bit/train/aachen"), (camvid_folder, "train")):
+        before = open_data(root)
+        image, labels = before.stage("T1")[0]
+        file = sorted((root / part).iterdir())[0]
+        jpeg = file.with_suffix(ending)
+        Image.open(file).save(jpeg, format="JPEG")
+        file.unlink()
+        after = open_data(root)
+        assert [sample.label for sample in after.train] == [s.label for s in before.train]
+        assert [sample.image for sample in after.train if sample not in before.train] == [jpeg]
+        found, found_labels = after.stage("T1")[0]
+        assert found_labels.equal(labels)
+        assert 0 < (found - image).abs().mean() < 0.05
+
+
+def test_pictures_of_other_kinds_are_counted_and_the_move_is_named(folder, camvid_folder):
     for root, part in ((folder, "leftImg8bit/train/aachen"), (camvid_folder, "train")):
         count = len(list((root / part).iterdir()))
         for file in list((root / part).iterdir()):
-            file.rename(file.with_suffix(".jpg"))
+            file.rename(file.with_suffix(".tif"))
         said = refused(root)
-        assert f"no images in {root / part}; found {count} .jpg files" in said
-        assert "the kit reads PNG alone; save them as PNG (data/README.md shows how)" in said
+        assert f"no images in {root / part}; found {count} .tif files" in said
+        assert "for images; save them as PNG (data/README.md shows how)" in said
 
 
-def test_some_jpeg_images_among_others_are_found_too(camvid_folder):
+def test_some_pictures_of_other_kinds_among_others_are_found_too(camvid_folder):
     image = sorted((camvid_folder / "train").iterdir())[3]
-    image.rename(image.with_suffix(".JPG"))
+    image.rename(image.with_suffix(".BMP"))
     assert "1 label files have no image" in (said := refused(camvid_folder))
-    assert f"In {camvid_folder / 'train'}: found 1 .jpg files" in said
+    assert f"In {camvid_folder / 'train'}: found 1 .bmp files" in said
 
 
 def test_a_data_set_in_a_folder_of_its_own_name_is_found_there(folder, camvid_folder, tmp_path):

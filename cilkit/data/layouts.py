@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cilkit.checks import unknown
 from cilkit.classes import Split
+from cilkit.data.png import JPEG, LOSSY
 from cilkit.files import GUIDE
 
 FOLDERS = {  # of a data set; the first one tells the layout where there is no split file
@@ -16,7 +17,7 @@ FOLDERS = {  # of a data set; the first one tells the layout where there is no s
 # what a download brings that is no data, beside all names that begin with a dot
 NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
-OTHER_PICTURES = (".jpg", ".jpeg", ".bmp", ".gif", ".tif", ".tiff", ".ppm", ".webp")
+OTHER_PICTURES = (".bmp", ".gif", ".tif", ".tiff", ".ppm", ".webp")
 CITYSCAPES_ZIPS = "leftImg8bit_trainvaltest.zip and gtFine_trainvaltest.zip"
 TRAIN_IDS = "_labelTrainIds.png"  # of Cityscapes: the classes numbered from 0 to 18
 OTHER_CAMVID = (  # folders of other releases of CamVid
@@ -97,7 +98,7 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
                 f"city {city!r} not found: no folder {folder}{advice} ({GUIDE}), or set "
                 f"DATA = 'toyscapes'{_others(folder)}"
             )
-    endings = "_leftImg8bit.png", "_gtFine_labelIds.png"
+    endings = "_leftImg8bit", "_gtFine_labelIds.png"
     return _pairs(images, labels, endings, lambda file: city)
 
 
@@ -122,7 +123,7 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
                 f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
                 f"testannot; {advice or f'see {GUIDE}'}"
             )
-    return _pairs(images, labels, (".png", ".png"), lambda file: file.name.split("_")[0])
+    return _pairs(images, labels, ("", ".png"), lambda file: file.name.split("_")[0])
 
 
 # what a split file may name as its layout; add your own: LAYOUTS["mine"] = my_reader
@@ -132,17 +133,21 @@ LAYOUTS: dict[str, Reader] = {"cityscapes": _read_cityscapes, "camvid": _read_ca
 def _pairs(
     images: Path, labels: Path, endings: tuple[str, str], group: Callable[[Path], str]
 ) -> list[Sample]:
-    """Each image of a folder with its label, which differs from it in the ending alone."""
-    image_of, label_of = _files(images, endings[0]), _files(labels, endings[1])
+    """Each image of a folder with its label, which differs from it in the ending alone.
+
+    Of an image that ending is followed by .png, .jpg or .jpeg.
+    """
+    image_endings = [endings[0] + suffix for suffix in (".png", *JPEG)]
+    image_of, label_of = _files(images, *image_endings), _files(labels, endings[1])
     if not image_of:
-        advice = _instead(images, endings[0]) or f"unpack the data set there ({GUIDE})"
+        advice = _instead(images, *image_endings) or f"unpack the data set there ({GUIDE})"
         raise FileNotFoundError(f"no images in {images}; {advice}")
     for kind, have, wanted, other, folder, ending in (
-        ("image", image_of, "label", label_of, labels, endings[1]),
-        ("label", label_of, "image", image_of, images, endings[0]),
+        ("image", image_of, "label", label_of, labels, endings[1:]),
+        ("label", label_of, "image", image_of, images, image_endings),
     ):
         if alone := [have[stem] for stem in have if stem not in other]:
-            advice = _instead(folder, ending)
+            advice = _instead(folder, *ending)
             raise ValueError(
                 f"{len(alone)} {kind} files have no {wanted}, the first is {alone[0]}; "
                 f"add the {wanted} file or remove the {kind}"
@@ -151,11 +156,13 @@ def _pairs(
     return [Sample(image_of[stem], label_of[stem], group(image_of[stem])) for stem in image_of]
 
 
-def _files(folder: Path, ending: str) -> dict[str, Path]:
-    """The files of a folder with that ending, by what stands before it; none of them is empty."""
-    files = [file for file in _entries(folder) if file.name.lower().endswith(ending.lower())]
+def _files(folder: Path, *endings: str) -> dict[str, Path]:
+    """The files of a folder with these endings, by what stands before it; none of them is empty."""
     by_stem: dict[str, Path] = {}
-    for file in files:
+    for file in _entries(folder):
+        ending = next((e for e in endings if file.name.lower().endswith(e.lower())), None)
+        if ending is None:
+            continue
         if not file.is_file():
             raise FileNotFoundError(
                 f"{file} is no file: a folder, or a link that leads nowhere; unpack the data set "
@@ -166,7 +173,7 @@ def _files(folder: Path, ending: str) -> dict[str, Path]:
         stem = file.name[: -len(ending)]
         if stem in by_stem:
             raise ValueError(
-                f"{file} and {by_stem[stem].name} differ in capital letters alone; remove one"
+                f"{file} and {by_stem[stem].name} differ in the ending alone; remove one"
             )
         by_stem[stem] = file
     return by_stem
@@ -231,21 +238,24 @@ def _other_release(root: Path) -> str:
     )
 
 
-def _instead(folder: Path, ending: str) -> str:
+def _instead(folder: Path, *endings: str) -> str:
     """For a folder in which files are missing that end like this."""
     names = [entry.name for entry in _entries(folder)]
     counts = Counter(Path(name).suffix.lower() for name in names)
     for suffix in OTHER_PICTURES:
         if counts[suffix]:
             return (
-                f"found {counts[suffix]} {suffix} files, and the kit reads PNG alone; save them as "
-                f"PNG ({GUIDE} shows how)"
+                f"found {counts[suffix]} {suffix} files, and the kit reads PNG, and JPEG for "
+                f"images; save them as PNG ({GUIDE} shows how)"
             )
-    if not names or any(name.lower().endswith(ending.lower()) for name in names):
+    are_labels = len(endings) == 1
+    if are_labels and (jpegs := sum(counts[suffix] for suffix in JPEG)):
+        return f"found {jpegs} JPEG files: {LOSSY}"
+    if not names or any(name.lower().endswith(end.lower()) for name in names for end in endings):
         return ""
     if train_ids := sum(name.endswith(TRAIN_IDS) for name in names):
         return (
             f"found {train_ids} files ending in {TRAIN_IDS}, which number the classes from 0 to "
-            f"18; wanted those ending in {ending}, which gtFine_trainvaltest.zip holds"
+            f"18; wanted those ending in {endings[0]}, which gtFine_trainvaltest.zip holds"
         )
-    return f"found {', '.join(names[:4])}; wanted files ending in {ending}"
+    return f"found {', '.join(names[:4])}; wanted files ending in {' or '.join(endings)}"

@@ -30,7 +30,7 @@ from cilkit.limits import usable_cores
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
 DISK_CACHE_ABOVE = 2**30  # bytes of pixels; a larger data set is kept decoded on disk as well
-CACHE_VERSION = 1  # a higher one makes all entries of the cache anew
+CACHE_VERSION = 2  # a higher one makes all entries of the cache anew
 SETTING = "CILKIT_CACHE"  # environment variable: "off", or a folder for the cache
 MIN_FREE_BYTES = 2**29  # bytes of the disk that stay free
 
