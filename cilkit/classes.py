@@ -1,7 +1,7 @@
 """Classes, class sets and stages (Table I), read from a split file; rules for single pixels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -14,6 +14,14 @@ from cilkit.checks import unknown
 
 VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidden in this stage
 UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
+
+# whether a stage sees an image, by the label ids in it, those of the stage and those of later ones
+Rule = Callable[[set[int], set[int], set[int]], bool]
+RULES: dict[str, Rule | None] = {  # None: it sees all images of its groups, and no label is asked
+    "partitioned": None,  # of the paper: no image is in two stages
+    "disjoint": lambda shown, new, later: bool(shown & new) and not shown & later,
+    "overlapped": lambda shown, new, later: bool(shown & new),
+}
 
 
 @dataclass(frozen=True)
@@ -80,6 +88,8 @@ class Split:
     images: tuple[tuple[str, int], ...] = ()  # (city, images) in the full data set, if known
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
     absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
+    rule: str = "partitioned"  # which images of its groups a stage sees, a name in RULES
+    everywhere: tuple[str, ...] = ()  # classes that decide of no image, such as a background
 
     @property
     def train_cities(self) -> tuple[str, ...]:
@@ -117,6 +127,17 @@ class Split:
         if name not in self.names():
             raise ValueError(unknown("class", name, self.names()))
         return self.names().index(name)
+
+    def sees(self, stage: Stage, ids: Collection[int]) -> bool:
+        """Whether the rule lets a stage see an image of its groups with these label ids in it."""
+        rule = RULES[self.rule]
+        if rule is None:
+            return True
+        new, later = (
+            {c.label_id for c in self.classes[classes] if c.name not in self.everywhere}
+            for classes in (stage.new, slice(stage.new.stop, None))
+        )
+        return rule(set(ids), new, later)
 
     def class_sets(self, stage: Stage) -> dict[str, slice]:
         """The class sets scored after `stage`, in the order of the paper's tables (Sec. IV-A).

@@ -5,16 +5,17 @@ import tomllib
 from pathlib import Path
 
 from cilkit.checks import nearest, unknown
-from cilkit.classes import UNLISTED_ID, LabelClass, Split, Stage
+from cilkit.classes import RULES, UNLISTED_ID, LabelClass, Split, Stage
 from cilkit.files import RESOURCES
 
 SPLITS = RESOURCES / "splits"
 
 
 FIELDS = (  # of a split file
-    *("name", "layout", "void", "classes", "stages"),
-    *("test", "held_back", "images", "parts", "absent"),
+    *("name", "layout", "rule", "void", "classes", "stages", "train"),
+    *("test", "held_back", "images", "parts", "absent", "everywhere"),
 )
+WORDS = {"cities": "city", "groups": "group"}  # two words for groups of images: the paper's first
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
 
@@ -26,8 +27,9 @@ def kit_splits() -> list[str]:
 def load_split(source: str | Path = "cityscapes") -> Split:
     """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
 
-    Every class must be in exactly one stage, and no city in two places; anything else is a
-    ValueError that names the file, what came and what was wanted.
+    Every class must be in exactly one stage. No city is in two places, but stages may share one
+    under a rule that reads the labels ("disjoint", "overlapped"). Anything else is a ValueError
+    that names the file, what came and what was wanted.
     """
     path = Path(source)
     if path.suffix != ".toml":
@@ -54,19 +56,24 @@ def load_split(source: str | Path = "cityscapes") -> Split:
 
 def _split(table: dict) -> Split:
     _only(table, FIELDS, "")
-    entries = _entry(table, "stages", list, "")
+    rule = _entry(table, "rule", str, "") if "rule" in table else "partitioned"
+    if rule not in RULES:
+        raise ValueError(unknown("rule", rule, list(RULES)))
+    entries, train = _entry(table, "stages", list, ""), _part(table, "train")
     stages: list[Stage] = []
     for entry in entries:
-        stages.append(_stage(entry, stages))
+        stages.append(_stage(entry, stages, train))
     if not stages:
         raise ValueError("stages is []; wanted at least one [[stages]] entry")
     _all_different("stage", [stage.name for stage in stages], "name each stage once")
     order = [name for entry in entries for name in entry["classes"]]
     void = tuple(_entry(table, "void", list, ""))
-    test, held_back = (_part(table, key) for key in ("test", "held_back"))
+    test, held_back = _part(table, "test", needed=True), _part(table, "held_back")
     cities = [city for stage in stages for city in stage.cities]
-    rule = "a city belongs to one stage, or to test, or is held back"
-    _all_different("city", [*cities, *held_back, *test], rule)
+    cities = cities if RULES[rule] is None else list(dict.fromkeys(cities))
+    word = _word(table["test"])
+    home = f"a {word} belongs to one stage, or to test, or is held back"
+    _all_different(word, [*cities, *held_back, *test], home)
     return Split(
         name=_entry(table, "name", str, ""),
         layout=_entry(table, "layout", str, ""),
@@ -77,7 +84,11 @@ def _split(table: dict) -> Split:
         held_back=held_back,
         images=_images(table),
         parts=_parts(table),
-        absent=_absent(table, order),
+        absent=_some_classes(table, "absent", order, "class"),
+        rule=rule,
+        everywhere=_some_classes(
+            table, "everywhere", entries[0]["classes"], "class of the first stage"
+        ),
     )
 
 
@@ -125,18 +136,19 @@ def _names(table: object, key: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stage(entry: object, before: list[Stage]) -> Stage:
+def _stage(entry: object, before: list[Stage], train: tuple[str, ...]) -> Stage:
     where = f" of stage {len(before) + 1}"
     name = _entry(entry, "name", str, where)
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"stage {name!r} gives folders their names; use letters, digits and _")
     where = f" of stage {name!r}"
-    _only(entry, ("name", "classes", "cities"), where)
-    classes, cities = _names(entry, "classes", where), _names(entry, "cities", where)
+    _only(entry, ("name", "classes", *WORDS), where)
+    classes = _names(entry, "classes", where)
     if not classes:
         raise ValueError(f"stage {name!r} has no class; give it at least one")
+    cities = train if train and not WORDS.keys() & entry else _groups(entry, where)
     if not cities:
-        raise ValueError(f"stage {name!r} has no city; give it at least one")
+        raise ValueError(f"stage {name!r} has no {_word(entry)}; give it at least one")
     start = before[-1].new.stop if before else 0
     stop = start + len(classes)
     return Stage(name, len(before) + 1, slice(0, start), slice(start, stop), cities)
@@ -157,16 +169,27 @@ def _is_byte(value: object) -> bool:
     return type(value) is int and 0 <= value <= 255
 
 
-def _part(table: dict, key: str) -> tuple[str, ...]:
-    """The cities of [test], of which there must be one, or of [held_back]."""
-    if key == "held_back" and key not in table:
+def _part(table: dict, key: str, needed: bool = False) -> tuple[str, ...]:
+    """The groups of [test] or [held_back], or of [train]: for all stages that name none."""
+    if key not in table and not needed:
         return ()
     entry, where = _entry(table, key, dict, ""), f" of {key}"
-    _only(entry, ("cities",), where)
-    cities = _names(entry, "cities", where)
-    if key == "test" and not cities:
-        raise ValueError("test has no city; give it at least one")
-    return cities
+    _only(entry, tuple(WORDS), where)
+    groups = _groups(entry, where)
+    if needed and not groups:
+        raise ValueError(f"{key} has no {_word(entry)}; give it at least one")
+    return groups
+
+
+def _groups(entry: dict, where: str) -> tuple[str, ...]:
+    """The groups of images that an entry names, by one of two words."""
+    if WORDS.keys() <= entry.keys():
+        raise ValueError(f"cities and groups{where} are two words for the same; keep one")
+    return _names(entry, "groups" if "groups" in entry else "cities", where)
+
+
+def _word(entry: dict) -> str:
+    return WORDS["groups" if "groups" in entry else "cities"]
 
 
 def _images(table: dict) -> tuple[tuple[str, int], ...]:
@@ -183,12 +206,12 @@ def _parts(table: dict) -> int:
     return parts
 
 
-def _absent(table: dict, order: list[str]) -> tuple[str, ...]:
-    absent = _names(table, "absent", "") if "absent" in table else ()
-    for name in absent:
-        if name not in order:
-            raise ValueError(unknown("class under absent", name, order))
-    return absent
+def _some_classes(table: dict, key: str, known: list[str], kind: str) -> tuple[str, ...]:
+    names = _names(table, key, "") if key in table else ()
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(f"{kind} under {key}", name, known))
+    return names
 
 
 def _all_different(kind: str, values: list, rule: str) -> None:

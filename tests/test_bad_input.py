@@ -117,6 +117,27 @@ def nothing(place: Place) -> None:
     """The input of the call itself is what is wrong."""
 
 
+def with_lists(group: str | None = None, more_of: str = "", line: str = ""):
+    """The layout "folders", a list for each city; one has another's lines too, or one more."""
+
+    def damage(place: Place) -> None:
+        place.split('layout = "cityscapes"', 'layout = "folders"')
+        images = sorted(place.root.glob("leftImg8bit/*/*/*.png"))
+        labels = sorted(place.root.glob("gtFine/*/*/*.png"))
+        lines = {
+            image.parent.name: "/".join(["", *image.parts[-4:]])
+            + " "
+            + "/".join(["", *label.parts[-4:]])
+            for image, label in zip(images, labels, strict=True)
+        }
+        (place.root / "lists").mkdir()
+        for name, own in lines.items():
+            more = [lines.get(more_of, ""), line] if name == group else []
+            (place.root / "lists" / f"{name}.txt").write_text("\n".join([own, *more]))
+
+    return damage
+
+
 def picture(which: str, pixels: np.ndarray, mode: str | None = None, kind: str = "PNG"):
     def damage(place: Place) -> None:
         image = Image.fromarray(pixels)
@@ -369,6 +390,20 @@ DATA = [
     ("JPEG label", as_jpeg("label", ROAD), opened,
      "1 image files have no label.*: found 1 JPEG files: JPEG keeps values only nearly, and a "
      "label id must be exact; save labels as PNG, from what they were before"),
+    ("list with a missing image", with_lists("ulm", line="old/ulm_7"), opened,
+     r"ulm.txt, line 3: no file .*images.old.ulm_7 with the ending .png or .jpg or .jpeg; add it, "
+     "or take the line out"),
+    ("list that is no text", lambda p: (with_lists()(p),
+                                        (p.root / "lists" / "ulm.txt").write_bytes(b"\xff\xfe")),
+     opened, r"ulm.txt cannot be read \(.*\); wanted a text with a line for each image"),
+    ("group without a list", lambda p: (with_lists()(p), (p.root / "lists" / "ulm.txt").unlink()),
+     opened, "group 'ulm' not found: neither the list .* nor the folder .*images.ulm; found the l"),
+    ("image in two stages", with_lists("ulm", more_of="aachen"), opened,
+     "aachen.*png is in group 'aachen' of stage T1 and in group 'ulm' of stage T2, and they share "
+     "no image under rule 'partitioned'; take it out of one of them, or write rule = .overlapped"),
+    ("image trained on and tested on", with_lists("lindau", more_of="ulm"), opened,
+     "ulm.*png is in group 'ulm' of stage T2 and in group 'lindau' of the test set, and they share "
+     "no image under rule 'partitioned'; take it out of one of them$"),
     ("only labelTrainIds", lambda p: p.label.rename(
         p.label.with_name(p.label.name.replace("labelIds", "labelTrainIds"))), opened,
      "1 image files have no label.*found 1 files ending in _labelTrainIds.png.*; wanted those"),
@@ -415,7 +450,7 @@ SPLIT = [
     ("nested without end", lambda p: (p.root / "split.toml").write_text("a = " + "[" * 9999),
      opened, "split.toml is not a TOML file: .*recursion"),
     ("split file that is a folder", nothing, lambda p: load_split(p.root),
-     "no split file .*; use one of: camvid, cityscapes, or the path of your own .toml"),
+     "no split file .*; use one of: camvid, cityscapes, .*, or the path of your own .toml"),
     ("split file that may not be read",
      lambda p: (p.split("aachen = 174", "aachen = 1"),
                 refused("read_text", lambda f: f.name == "split.toml")(p)), opened,
@@ -464,6 +499,18 @@ SPLIT = [
      r"colour of 'sidewalk' is \[244, 35, 232, 1\]; wanted three numbers 0 to 255"),
     ("unknown layout", split('layout = "cityscapes"', 'layout = "cityscape"'), opened,
      r"unknown layout 'cityscape' \(did you mean 'cityscapes'\?\); choose one of: cityscapes, "),
+    ("unknown rule", split('layout = "cityscapes"', 'layout = "cityscapes"\nrule = "overlap"\n#'),
+     opened, r"unknown rule 'overlap' \(did you mean 'overlapped'\?\); choose one of: partition"),
+    ("rule that leaves a stage without images",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\nrule = "disjoint"\n#'), trained,
+     "rule 'disjoint' leaves stage 'T1' none of the 4 images of aachen, dusseldorf, .* to learn "
+     "road, .* from; add images, or change the rule, which data/README.md explains, or the"),
+    ("two words for the cities of a stage",
+     split('cities = ["erfurt"]', 'cities = []\ngroups = []'), opened,
+     f"cities and groups of held_back are two words for the same; keep one.*{UP}"),
+    ("background of a later stage",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\neverywhere = ["car"]\n#'), opened,
+     "unknown class of the first stage under everywhere 'car'; choose one of: road, sidewalk"),
     ("unknown entry", split('layout = "cityscapes"', 'layout = "cityscapes"\npart = 3\n#'), opened,
      r"unknown entry 'part' \(did you mean 'parts'\?\); choose one of: name, layout"),
     ("missing entry", split('layout = "cityscapes"', "#"), opened, f"it lacks 'layout'.*{UP}"),

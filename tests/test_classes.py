@@ -323,10 +323,85 @@ def test_more_classes_than_an_8_bit_image_holds_are_refused(tmp_path):
 
 
 def test_a_missing_split_file_is_answered_with_the_ones_there_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="use one of: camvid, cityscapes, or the path"):
+    with pytest.raises(FileNotFoundError, match="use one of: camvid, cityscapes, .* or the path"):
         load_split("kitti")
     with pytest.raises(FileNotFoundError, match=r"no split file .*mine\.toml"):
         load_split(tmp_path / "mine.toml")
+
+
+def ids_of(split, *names):
+    return [split.classes[split.channel(name)].label_id for name in names]
+
+
+@pytest.mark.parametrize(
+    ("shown", "disjoint", "overlapped"),  # the stages that see an image of these classes
+    [
+        (["background", "cat"], ["T1"], ["T1"]),
+        (["background", "cat", "train"], ["T2"], ["T1", "T2"]),
+        (["background", "sheep", "tvmonitor"], ["T2"], ["T2"]),
+        (["background"], [], []),
+        (["cat"], ["T1"], ["T1"]),
+        ([], [], []),
+    ],
+)
+def test_a_rule_reads_from_the_classes_of_an_image_which_stages_see_it(shown, disjoint, overlapped):
+    for rule, wanted in (
+        ("disjoint", disjoint),
+        ("overlapped", overlapped),
+        ("partitioned", ["T1", "T2"]),
+    ):
+        split = replace(load_split("voc_15-5"), rule=rule)
+        ids = [*ids_of(split, *shown), 255]
+        assert [stage.name for stage in split.stages if split.sees(stage, ids)] == wanted, rule
+
+
+def test_under_disjoint_an_image_with_an_object_is_in_exactly_one_stage():
+    split = replace(load_split("voc_10-1"), rule="disjoint")
+    rng = np.random.default_rng(0)
+    for count in rng.integers(1, 6, 50):
+        ids = [0, *rng.choice(np.arange(1, 21), count, replace=False).tolist()]
+        assert sum(split.sees(stage, ids) for stage in split.stages) == 1
+
+
+def test_a_class_counts_for_a_rule_unless_it_is_everywhere():
+    split = replace(load_split("voc_15-5"), everywhere=())
+    assert split.sees(split.stage("T1"), [0, 20])
+    split = replace(split, everywhere=("background",))
+    assert not split.sees(split.stage("T1"), [0, 20])
+
+
+SHARED = MINE.replace(
+    'layout = "cityscapes"', 'layout = "cityscapes"\nrule = "overlapped"'
+).replace('cities = ["dale"]', 'cities = ["dale", "hill"]')
+
+
+def test_stages_share_a_group_where_the_rule_reads_the_labels(tmp_path):
+    file = tmp_path / "shared.toml"
+    file.write_text(SHARED)
+    split = load_split(file)
+    assert [stage.cities for stage in split.stages] == [("hill",), ("dale", "hill")]
+    assert split.train_cities == ("hill", "dale")
+    assert split.cities == ("hill", "dale", "moor", "fen")
+    file.write_text(SHARED.replace('rule = "overlapped"', 'rule = "partitioned"'))
+    with pytest.raises(ValueError, match="city 'hill' appears twice; a city belongs to one stage"):
+        load_split(file)
+    file.write_text(SHARED.replace('cities = ["moor"]', 'cities = ["hill"]'))
+    with pytest.raises(ValueError, match="city 'hill' appears twice"):
+        load_split(file)
+
+
+def test_groups_of_train_are_those_of_all_stages_that_name_none(tmp_path):
+    file = tmp_path / "train.toml"
+    text = SHARED.replace("cities", "groups").replace('groups = ["hill"]\n', "", 1)
+    file.write_text(text + '[train]\ngroups = ["heath"]\n')
+    assert [stage.cities for stage in load_split(file).stages] == [("heath",), ("dale", "hill")]
+    file.write_text(text)
+    with pytest.raises(ValueError, match="it lacks 'cities' of stage 'T1'"):
+        load_split(file)
+
+
+def test_a_split_of_cities_partitions_them_unless_it_says_otherwise(split):
+    assert split.rule == "partitioned" and split.everywhere == ()
 
 
 def test_every_split_file_of_the_kit_can_be_read():

@@ -3,12 +3,14 @@ import shutil
 
 import numpy as np
 import pytest
-from conftest import first_image, first_label
+from conftest import SIZE, first_image, first_label
 from PIL import Image
 
 from cilkit.classes import VOID
+from cilkit.data.label_check import check_labels
 from cilkit.data.layouts import LAYOUTS, Sample
 from cilkit.data.scenes import open_data
+from cilkit.splits import SPLITS
 from cilkit.study.study import Study
 
 
@@ -391,3 +393,157 @@ def test_a_group_that_a_reader_does_not_find_is_named_with_those_that_it_does(sh
     shutil.rmtree(shots / "south")
     with pytest.raises(FileNotFoundError, match="no image of south; found east, north, west. Name"):
         open_data(shots)
+
+
+# VOC, drawn: palette labels with a void border, and lists. The real one is not at hand
+
+
+def test_voc_reads_jpeg_images_and_the_indices_of_palette_labels(voc_folder):
+    label = Image.open(voc_folder / "SegmentationClass" / "2007_000001.png")
+    assert label.mode == "P" and label.getpalette()[:6] == [0, 0, 0, 128, 0, 0]
+    data = open_data(voc_folder)
+    assert {sample.image.suffix for sample in data.train + data.test} == {".jpg"}
+    assert [sample.image.stem for sample in data.train] == [f"2007_{k:06d}" for k in range(1, 21)]
+    assert {sample.group for sample in data.train} == {"train"}
+    assert {sample.group for sample in data.test} == {"val"} and len(data.test) == 7
+    _, labels = data.stage("T1")[0]
+    assert labels.unique().tolist() == [0, 1, 2, VOID]  # background, two objects, the border
+    assert (labels == VOID).sum() == (np.array(label) == 255).sum() > 0
+    _, labels = data.test_set("T2")[-1]
+    assert labels.unique().tolist() == [0, 19, 20, VOID]
+
+
+@pytest.mark.parametrize(
+    ("name", "stages", "first"), [("voc_15-5", 2, 16), ("voc_15-1", 6, 16), ("voc_10-1", 11, 11)]
+)
+def test_the_splits_of_voc_are_those_of_the_field(voc_folder, name, stages, first):
+    (voc_folder / "split.toml").write_bytes((SPLITS / f"{name}.toml").read_bytes())
+    data = open_data(voc_folder)
+    sizes = [stage.new.stop - stage.new.start for stage in data.split.stages]
+    step = 5 if name == "voc_15-5" else 1
+    assert sizes == [first] + [step] * (stages - 1) and sum(sizes) == 21
+    assert [c.label_id for c in data.split.classes] == list(range(21))
+    assert data.split.names()[:2] == ["background", "aeroplane"]
+    assert data.split.names()[-1] == "tvmonitor"
+    assert [c.colour for c in data.split.classes] == [voc_colour(k) for k in range(21)]
+    check_labels(data)
+
+
+def voc_colour(index: int) -> tuple[int, ...]:
+    """The colour map of VOC: the bits of an index dealt out to red, green, blue, from the top."""
+    bits = [[index >> (3 * k + channel) & 1 for k in range(3)] for channel in range(3)]
+    return tuple(sum(bit << (7 - k) for k, bit in enumerate(channel)) for channel in bits)
+
+
+def test_a_list_of_voc_that_ends_in_aug_has_the_labels_of_that_folder(voc_folder, write_png):
+    write_png(voc_folder / "SegmentationClassAug" / "2007_000003.png", np.full(SIZE, 7, np.uint8))
+    lists = voc_folder / "ImageSets" / "Segmentation"
+    (lists / "train_aug.txt").write_text("2007_000003\n")
+    own = voc_folder / "split.toml"
+    own.write_text(own.read_text().replace('groups = ["train"]', 'groups = ["train_aug"]'))
+    data = open_data(voc_folder)
+    assert [sample.label.parent.name for sample in data.train] == ["SegmentationClassAug"]
+    assert {sample.label.parent.name for sample in data.test} == {"SegmentationClass"}
+    line = "/JPEGImages/2007_000003.jpg /SegmentationClassAug/2007_000003.png\n"
+    (lists / "train_aug.txt").write_text(line)
+    assert open_data(voc_folder).train == data.train
+
+
+def test_voc_without_a_split_file_is_told_which_there_are(voc_folder):
+    (voc_folder / "split.toml").unlink()
+    said = refused(voc_folder)
+    assert f"{voc_folder} has the layout 'voc' and no split.toml" in said
+    assert (
+        f"copy {SPLITS / 'voc_10-1.toml'} or " in said and "voc_15-5.toml there, or write" in said
+    )
+
+
+def test_voc_that_lies_deeper_is_found_there(voc_folder):
+    (voc_folder / "split.toml").unlink()
+    assert f"they lie deeper: set DATA to {voc_folder}. See" in refused(voc_folder.parent)
+
+
+def test_a_list_that_voc_lacks_is_named_with_those_there_are(voc_folder):
+    (voc_folder / "ImageSets" / "Segmentation" / "train.txt").unlink()
+    assert "train.txt; found the lists val. Unpack VOCtrainval_11" in refused(voc_folder)
+
+
+def test_a_jpeg_in_the_place_of_a_listed_label_is_refused_with_the_reason(voc_folder):
+    label = voc_folder / "SegmentationClass" / "2007_000004.png"
+    label.rename(label.with_suffix(".jpg"))
+    said = refused(voc_folder)
+    assert f"train.txt, line 4: no file {label.with_suffix('')} with the ending .png" in said
+    assert "found 1 JPEG files: JPEG keeps values only nearly" in said
+
+
+# images/ and labels/, with folders or lists for groups
+
+
+FOLDERS_SPLIT = OWN_SPLIT.replace("one folder a shot", "folders").replace("cities", "groups")
+
+
+@pytest.fixture
+def plain_folders(tmp_path, write_png):
+    """Two images in each of four folders of images/, a JPEG among them."""
+    root = tmp_path / "Mine"
+    rng = np.random.default_rng(0)
+    for group in ("north", "south", "east", "west"):
+        for name in ("a", "b.c"):
+            ids = rng.integers(0, 3, SIZE, dtype=np.uint8)
+            write_png(root / "labels" / group / f"{name}.png", ids)
+            ending = "jpg" if (group, name) == ("south", "a") else "png"
+            write_png(root / "images" / group / f"{name}.{ending}", np.stack([ids * 90] * 3, 2))
+    (root / "split.toml").write_text(FOLDERS_SPLIT)
+    return root
+
+
+def names(samples) -> list[str]:
+    return [f"{sample.image.parent.name}/{sample.image.name}" for sample in samples]
+
+
+def test_a_group_of_plain_folders_is_a_folder(plain_folders):
+    data = open_data(plain_folders)
+    assert names(data.images(data.split.stage("T1"))) == ["north/a.png", "north/b.c.png"]
+    assert names(data.images(data.split.stage("T2"))) == ["south/a.jpg", "south/b.c.png"]
+    assert names(data.test) == ["east/a.png", "east/b.c.png"]
+    assert data.stage("T2")[0][0].shape == (3, *SIZE)
+
+
+def test_a_group_of_plain_folders_may_be_a_list(plain_folders):
+    (plain_folders / "lists").mkdir()
+    list_file = plain_folders / "lists" / "south.txt"
+    list_file.write_text("west/b.c\n\nsouth/a.jpg\nwest/a.png")
+    data = open_data(plain_folders)
+    fingerprint, stage = data.fingerprint(), data.split.stage("T2")
+    assert names(data.images(stage)) == ["west/b.c.png", "south/a.jpg", "west/a.png"]
+    assert [sample.label.suffix for sample in data.images(stage)] == [".png"] * 3
+    assert {sample.group for sample in data.images(stage)} == {"south"}
+    list_file.write_text("\ufeffsouth/a\n", encoding="utf-8")
+    assert names(open_data(plain_folders).images(stage)) == ["south/a.jpg"]
+    assert open_data(plain_folders).fingerprint() != fingerprint
+
+
+def test_the_fingerprint_changes_when_an_image_goes_to_another_list(plain_folders):
+    (plain_folders / "lists").mkdir()
+    lists = {"north": "north/a\nnorth/b.c\n", "south": "south/a\nsouth/b.c\n"}
+    found = set()
+    for moved in ("", "west/a\n"):
+        for group in ("north", "south"):
+            for name, text in lists.items():
+                extra = moved if name == group else ""
+                (plain_folders / "lists" / f"{name}.txt").write_text(text + extra)
+            found.add(open_data(plain_folders).fingerprint())
+    assert len(found) == 3
+
+
+def test_a_group_that_is_neither_list_nor_folder_is_named(plain_folders):
+    shutil.rmtree(plain_folders / "labels" / "south")
+    said = refused(plain_folders)
+    assert "group 'south' not found: neither the list" in said
+    assert f"nor the folder {plain_folders / 'labels' / 'south'}; found no list" in said
+
+
+def test_plain_folders_without_a_split_file_are_told_to_write_one(plain_folders):
+    (plain_folders / "split.toml").unlink()
+    assert "has the layout 'folders' and no split.toml" in (said := refused(plain_folders))
+    assert "in which stage; write one (data/README.md shows how)" in said

@@ -1,19 +1,23 @@
-"""Folder layouts: where Cityscapes and CamVid keep their images and labels."""
+"""Folder layouts: where Cityscapes, CamVid, VOC and your own data keep images and labels."""
 
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cilkit.checks import unknown
-from cilkit.classes import Split
+from cilkit.classes import RULES, Split
 from cilkit.data.png import JPEG, LOSSY
 from cilkit.files import GUIDE
+from cilkit.splits import SPLITS, kit_splits
 
 FOLDERS = {  # of a data set; the first one tells the layout where there is no split file
     "cityscapes": ("leftImg8bit", "gtFine"),
     "camvid": ("trainannot", "train", "valannot", "val", "testannot", "test"),
+    "voc": ("JPEGImages", "SegmentationClass", "ImageSets"),
 }
+IMAGES = (".png", *JPEG)  # endings of images; a label is a .png
 # what a download brings that is no data, beside all names that begin with a dot
 NO_DATA = ("thumbs.db", "desktop.ini", "__macosx")
 ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
@@ -43,12 +47,27 @@ def find_layout(root: Path) -> str:
     """The layout of a folder; a FileNotFoundError says what was found instead, and what to do."""
     for name, folders in FOLDERS.items():
         if (root / folders[0]).is_dir():
-            return name
+            return _with_a_split(root, name)
+    if (root / "images").is_dir() and (root / "labels").is_dir():
+        return _with_a_split(root, "folders")
     found = ", ".join(entry.name for entry in _entries(root)[:8]) or "nothing"
     advice = _nested(root) or _other_release(root) or f"found {found}"
     raise FileNotFoundError(
-        f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid); {advice}. See "
+        f"{root} has neither leftImg8bit/ (Cityscapes) nor trainannot/ (CamVid) nor JPEGImages/ "
+        f"(VOC) nor a split.toml that names another layout; {advice}. See "
         f"{GUIDE}, or set DATA = 'toyscapes' to run without it"
+    )
+
+
+def _with_a_split(root: Path, layout: str) -> str:
+    """The name of a layout, if the kit has a split of that name."""
+    if layout in kit_splits():
+        return layout
+    ours = [str(SPLITS / f"{name}.toml") for name in kit_splits() if name.startswith(layout)]
+    way_out = f"copy {' or '.join(ours)} there, or write one" if ours else "write one"
+    raise FileNotFoundError(
+        f"{root} has the layout {layout!r} and no split.toml, which says what is learned in which "
+        f"stage; {way_out} ({GUIDE} shows how)"
     )
 
 
@@ -56,7 +75,8 @@ def read_samples(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
     """The training, test and held-back images of a folder, in the order of its reader.
 
     A ValueError for a layout that is not in `LAYOUTS`, a FileNotFoundError for a group of the
-    split without an image; only held-back ones may be missing.
+    split without an image; only held-back ones may be missing. A ValueError for an image that is
+    in two places of which the split says that they share none.
     """
     if split.layout not in LAYOUTS:
         raise ValueError(
@@ -71,16 +91,50 @@ def read_samples(root: Path, split: Split) -> tuple[Samples, Samples, Samples]:
             f"{root} has no image of {', '.join(missing)}; found {', '.join(sorted(have))}. Name "
             "the groups of images that are there in the split file"
         )
+    _check_homes(samples, split)
     parts = split.train_cities, split.test_cities, split.held_back
     return tuple(tuple(s for s in samples if s.group in groups) for groups in parts)
 
 
-def _read_cityscapes(root: Path, split: Split) -> Iterator[Sample]:
-    if bad := [city for city in split.cities if city == ".." or city != Path(city).name]:
+def _check_homes(samples: Samples, split: Split) -> None:
+    """A ValueError for an image that is trained on and tested on, or partitioned and in two stages.
+
+    Under the other rules stages may share images, and choose theirs by the labels.
+    """
+    apart = RULES[split.rule] is None
+    home_of = {
+        group: f"stage {stage.name}" if apart else "the stages"
+        for stage in split.stages
+        for group in stage.cities
+    }
+    home_of |= dict.fromkeys(split.test_cities, "the test set")
+    home_of |= dict.fromkeys(split.held_back, "the images held back")
+    first: dict[Path, str] = {}
+    for sample in samples:
+        if sample.group not in home_of:
+            continue
+        other = first.setdefault(sample.image, sample.group)
+        if home_of[other] != home_of[sample.group]:
+            way_out = "take it out of one of them"
+            if {other, sample.group} <= set(split.train_cities):
+                way_out += ', or write rule = "overlapped" or "disjoint" in the split file'
+            raise ValueError(
+                f"{sample.image} is in group {other!r} of {home_of[other]} and in group "
+                f"{sample.group!r} of {home_of[sample.group]}, and they share no image under rule "
+                f"{split.rule!r}; {way_out}"
+            )
+
+
+def _check_names(split: Split) -> None:
+    if bad := [group for group in split.cities if group == ".." or group != Path(group).name]:
         raise ValueError(
-            f"split {split.name!r}: city {bad[0]!r} is no name of a folder; write it without / "
-            "and .."
+            f"split {split.name!r}: city {bad[0]!r} is no name of a folder or list; write it "
+            "without / and .."
         )
+
+
+def _read_cityscapes(root: Path, split: Split) -> Iterator[Sample]:
+    _check_names(split)
     there = [city for city in split.held_back if (root / "leftImg8bit" / "train" / city).is_dir()]
     parts = (("train", split.train_cities), ("val", split.test_cities), ("train", there))
     for part, cities in parts:
@@ -126,8 +180,84 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
     return _pairs(images, labels, ("", ".png"), lambda file: file.name.split("_")[0])
 
 
+def _read_voc(root: Path, split: Split) -> Iterator[Sample]:
+    """A group is a list in ImageSets/Segmentation; one that ends in _aug has the labels of SBD."""
+    _check_names(split)
+    for group in split.cities:
+        file = root / "ImageSets" / "Segmentation" / f"{group}.txt"
+        if not file.is_file():
+            raise FileNotFoundError(
+                f"no list {file}; {_lists(file.parent)}. Unpack VOCtrainval_11-May-2012.tar, or "
+                f"name a list that is there in the split file ({GUIDE})"
+            )
+        labels = root / ("SegmentationClassAug" if group.endswith("_aug") else "SegmentationClass")
+        yield from _listed(file, root / "JPEGImages", labels)
+
+
+def _read_folders(root: Path, split: Split) -> Iterator[Sample]:
+    """A group is a list in lists/, or a folder in images/ and in labels/."""
+    _check_names(split)
+    for group in split.cities:
+        file, images, labels = root / "lists" / f"{group}.txt", root / "images", root / "labels"
+        if file.is_file():
+            yield from _listed(file, images, labels)
+            continue
+        for folder in (images / group, labels / group):
+            if not folder.is_dir():
+                raise FileNotFoundError(
+                    f"group {group!r} not found: neither the list {file} nor the folder {folder}; "
+                    f"{_lists(file.parent)}. Make one of them, or name another group in the split "
+                    f"file ({GUIDE})"
+                )
+        yield from _pairs(images / group, labels / group, ("", ".png"), lambda _, name=group: name)
+
+
+def _lists(folder: Path) -> str:
+    names = sorted(file.stem for file in folder.glob("*.txt"))
+    return f"found the lists {', '.join(names[:8])}" if names else f"found no list in {folder}"
+
+
+def _listed(file: Path, images: Path, labels: Path) -> Iterator[Sample]:
+    """The images of a list: a line is a name, with or without its ending.
+
+    Or it is the path of an image and that of its label, from the folder above the images.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8-sig").splitlines()
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"{file} cannot be read ({error}); wanted a text with a line for each image"
+        ) from error
+    files = cache(_files)
+    for number, line in enumerate(lines, start=1):
+        words, name = [word.lstrip("/") for word in line.split()], line.strip().lstrip("/")
+        if not name:
+            continue
+        wanted = images / name, labels / name
+        if len(words) == 2 and all(word.lower().endswith(IMAGES) for word in words):
+            wanted = images.parent / words[0], labels.parent / words[1]
+        found = []
+        for path, endings in zip(wanted, (IMAGES, (".png",)), strict=True):
+            stem = path.stem if path.name.lower().endswith(IMAGES) else path.name
+            have = files(path.parent, *endings) if path.parent.is_dir() else {}
+            if stem not in have:
+                advice = _instead(path.parent, *endings) if path.parent.is_dir() else ""
+                raise FileNotFoundError(
+                    f"{file}, line {number}: no file {path.with_name(stem)} with the ending "
+                    f"{' or '.join(endings)}; add it, or take the line out"
+                    + (f". In {path.parent}: {advice}" if advice else "")
+                )
+            found.append(have[stem])
+        yield Sample(*found, file.stem)
+
+
 # what a split file may name as its layout; add your own: LAYOUTS["mine"] = my_reader
-LAYOUTS: dict[str, Reader] = {"cityscapes": _read_cityscapes, "camvid": _read_camvid}
+LAYOUTS: dict[str, Reader] = {
+    "cityscapes": _read_cityscapes,
+    "camvid": _read_camvid,
+    "voc": _read_voc,
+    "folders": _read_folders,
+}
 
 
 def _pairs(
@@ -137,7 +267,7 @@ def _pairs(
 
     Of an image that ending is followed by .png, .jpg or .jpeg.
     """
-    image_endings = [endings[0] + suffix for suffix in (".png", *JPEG)]
+    image_endings = [endings[0] + suffix for suffix in IMAGES]
     image_of, label_of = _files(images, *image_endings), _files(labels, endings[1])
     if not image_of:
         advice = _instead(images, *image_endings) or f"unpack the data set there ({GUIDE})"

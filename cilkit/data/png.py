@@ -1,13 +1,18 @@
 """Image files: PNG or JPEG with 8 bits a colour, and PNG with one label id a pixel."""
 
+from collections.abc import Iterable
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps
+from tqdm import tqdm
 
 from cilkit.classes import Split
 from cilkit.files import GUIDE
+from cilkit.limits import usable_cores
 
 JPEG = (".jpg", ".jpeg")  # what ends otherwise is read as PNG
 LOSSY = (  # why a label is no JPEG, and what to do
@@ -39,6 +44,35 @@ def read_label_ids(path: Path, split: Split) -> np.ndarray:
 def ids_in(path: Path) -> list[int]:
     """Which label ids occur in a file, in ascending order, without asking what they mean."""
     return _ids_of(_read_label(path))
+
+
+def ids_by_file(files: Iterable[Path]) -> dict[Path, tuple[int, ...]]:
+    """Which label ids occur in each of some files, with a bar if reading takes long.
+
+    A process reads each file once, and again when it has changed.
+    """
+    files = dict.fromkeys(files)
+    pool = ThreadPoolExecutor(usable_cores())  # decoding leaves the interpreter free
+    try:
+        shown = {"leave": False, "delay": 2, "mininterval": 1}
+        found = list(tqdm(pool.map(_ids, files), "labels", len(files), **shown))
+    finally:
+        pool.shutdown(cancel_futures=True)
+    return dict(zip(files, found, strict=True))
+
+
+def _ids(file: Path) -> tuple[int, ...]:
+    try:
+        found = file.stat()
+    except OSError as error:
+        raise unreadable(file, error) from error
+    return _ids_when(file, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _ids_when(file: Path, size: int, changed: int) -> tuple[int, ...]:
+    """The ids in a label file, read again only if its size or time of change is another."""
+    return tuple(ids_in(file))
 
 
 def check_ids(path: Path, ids: list[int], split: Split) -> None:

@@ -56,10 +56,11 @@ class DecodedImages:
 
         Both are `height` high at most; `native_labels` have the size of their file.
         """
-        key = (sample, height, native_labels)
+        key = (sample.image, sample.label, height, native_labels)  # of whichever group it is
         if key in self._kept:
             return self._kept[key]
-        decoded = self._cached(*key) or self._decode(*key)
+        how = (sample, height, native_labels)
+        decoded = self._cached(*how) or self._decode(*how)
         if self._fits(decoded):
             self._kept[key] = decoded
         return decoded
