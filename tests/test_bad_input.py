@@ -386,7 +386,7 @@ DATA = [
     ("JPEG cut off", lambda p: (as_jpeg("image", RGB)(p), cut_off(p.image)), trained,
      "leftImg8bit.jpg cannot be read as an image .*download it again"),
     ("photograph that is on its side", as_jpeg("image", RGB, turned=6), trained,
-     "labelIds.png is 32 x 64 pixels but its image .*jpg is 64 x 32; they must be equal"),
+     "labelIds.png is 32 x 64 pixels but its image .*jpg is 64 x 32; they must be equal .* EXIF"),
     ("JPEG label", as_jpeg("label", ROAD), opened,
      "1 image files have no label.*: found 1 JPEG files: JPEG keeps values only nearly, and a "
      "label id must be exact; save labels as PNG, from what they were before"),
@@ -464,7 +464,7 @@ SPLIT = [
     ("a test city in a stage", split('["bremen", "cologne"', '["bremen", "lindau"'), opened,
      "city 'lindau' appears twice; a city belongs to one stage, or to test, or is held back"),
     ("a test city by another path", split('["bremen", "cologne"', '["bremen", "../val/lindau"'),
-     opened, r"city '\.\./val/lindau' is no name of a folder; write it without / and \.\."),
+     opened, r"'\.\./val/lindau' is no name of a folder or a list; write it without / and \.\."),
     ("held-back cities as text", split('cities = ["erfurt"]', 'cities = "erfurt"'), opened,
      f"cities of held_back is 'erfurt'; wanted a list.*{UP}"),
     ("class in no stage", split('"sidewalk", "vegetation"', '"vegetation"'), opened,

@@ -128,8 +128,8 @@ def _check_homes(samples: Samples, split: Split) -> None:
 def _check_names(split: Split) -> None:
     if bad := [group for group in split.cities if group == ".." or group != Path(group).name]:
         raise ValueError(
-            f"split {split.name!r}: city {bad[0]!r} is no name of a folder or list; write it "
-            "without / and .."
+            f"split {split.name!r}: {bad[0]!r} is no name of a folder or a list; write it without "
+            "/ and .."
         )
 
 
@@ -152,8 +152,8 @@ def _city(root: Path, part: str, city: str) -> list[Sample]:
                 f"city {city!r} not found: no folder {folder}{advice} ({GUIDE}), or set "
                 f"DATA = 'toyscapes'{_others(folder)}"
             )
-    endings = "_leftImg8bit", "_gtFine_labelIds.png"
-    return _pairs(images, labels, endings, lambda file: city)
+    pairs = _pairs(images, labels, "_leftImg8bit", "_gtFine_labelIds.png")
+    return [Sample(image, label, city) for image, label in pairs]
 
 
 def _read_camvid(root: Path, split: Split) -> Iterator[Sample]:
@@ -177,7 +177,7 @@ def _camvid_part(root: Path, part: str) -> list[Sample]:
                 f"no folder {folder}; CamVid has train, trainannot, val, valannot, test and "
                 f"testannot; {advice or f'see {GUIDE}'}"
             )
-    return _pairs(images, labels, ("", ".png"), lambda file: file.name.split("_")[0])
+    return [Sample(*pair, pair[0].name.split("_")[0]) for pair in _pairs(images, labels)]
 
 
 def _read_voc(root: Path, split: Split) -> Iterator[Sample]:
@@ -209,7 +209,8 @@ def _read_folders(root: Path, split: Split) -> Iterator[Sample]:
                     f"{_lists(file.parent)}. Make one of them, or name another group in the split "
                     f"file ({GUIDE})"
                 )
-        yield from _pairs(images / group, labels / group, ("", ".png"), lambda _, name=group: name)
+        for image, label in _pairs(images / group, labels / group):
+            yield Sample(image, label, group)
 
 
 def _lists(folder: Path) -> str:
@@ -261,29 +262,29 @@ LAYOUTS: dict[str, Reader] = {
 
 
 def _pairs(
-    images: Path, labels: Path, endings: tuple[str, str], group: Callable[[Path], str]
-) -> list[Sample]:
+    images: Path, labels: Path, image_ending: str = "", label_ending: str = ".png"
+) -> list[tuple[Path, Path]]:
     """Each image of a folder with its label, which differs from it in the ending alone.
 
-    Of an image that ending is followed by .png, .jpg or .jpeg.
+    Of an image, .png, .jpg or .jpeg follows after its ending.
     """
-    image_endings = [endings[0] + suffix for suffix in IMAGES]
-    image_of, label_of = _files(images, *image_endings), _files(labels, endings[1])
+    image_endings = [image_ending + suffix for suffix in IMAGES]
+    image_of, label_of = _files(images, *image_endings), _files(labels, label_ending)
     if not image_of:
         advice = _instead(images, *image_endings) or f"unpack the data set there ({GUIDE})"
         raise FileNotFoundError(f"no images in {images}; {advice}")
-    for kind, have, wanted, other, folder, ending in (
-        ("image", image_of, "label", label_of, labels, endings[1:]),
+    for kind, have, wanted, other, folder, endings in (
+        ("image", image_of, "label", label_of, labels, [label_ending]),
         ("label", label_of, "image", image_of, images, image_endings),
     ):
         if alone := [have[stem] for stem in have if stem not in other]:
-            advice = _instead(folder, *ending)
+            advice = _instead(folder, *endings)
             raise ValueError(
                 f"{len(alone)} {kind} files have no {wanted}, the first is {alone[0]}; "
                 f"add the {wanted} file or remove the {kind}"
                 + (f". In {folder}: {advice}" if advice else "")
             )
-    return [Sample(image_of[stem], label_of[stem], group(image_of[stem])) for stem in image_of]
+    return [(image_of[stem], label_of[stem]) for stem in image_of]
 
 
 def _files(folder: Path, *endings: str) -> dict[str, Path]:

@@ -140,7 +140,8 @@ class DecodedImages:
         if ids.shape != image.shape[1:]:
             raise ValueError(
                 f"{sample.label} is {ids.shape[0]} x {ids.shape[1]} pixels but its image "
-                f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be equal"
+                f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be "
+                "equal as one sees them, after a turn that EXIF data ask for"
             )
         size = network_size(ids.shape, height)
         image = v2.functional.resize(image, size, antialias=True).contiguous()
