@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 from conftest import first_image, first_label
+from PIL import Image
 
 from cilkit.classes import VOID
 from cilkit.data import png
@@ -187,3 +188,17 @@ def test_a_method_learns_a_stage_of_voc(voc_folder, tmp_path, tiny):
     other = Study(voc_folder, tmp_path / "runs", "smoke", **changes)
     assert other.exists("T2", "CIL") and other.run("T1").config["split"]["rule"] == "disjoint"
     assert (run.folder.parent / "superseded" / "T1-1").is_dir()
+
+
+def test_photographs_of_several_sizes_are_learned_and_replayed_together(
+    voc_folder, tmp_path, tiny, small
+):
+    for number in range(1, 15):  # upright: the images that T1 alone sees
+        for file in voc_folder.glob(f"*/2007_{number:06d}.*"):
+            Image.open(file).transpose(Image.Transpose.ROTATE_90).save(file)
+    changes = {"height": 32, "augmentation": tiny.augmentation, "batch": 4}
+    study = Study(voc_folder, tmp_path / "runs", "smoke", **changes)
+    shapes = [study.data.stage(name, height=32)[0][0].shape for name in ("T1", "T2")]
+    assert shapes[0] != shapes[1]
+    run = study.run("T2", small("LWM"))
+    assert run.miou.between(0, 100).all()
