@@ -7,9 +7,10 @@ from conftest import SIZE, first_image, first_label
 from PIL import Image
 
 from cilkit.classes import VOID
+from cilkit.data import layouts
 from cilkit.data.label_check import check_labels
-from cilkit.data.layouts import LAYOUTS, Sample
 from cilkit.data.scenes import open_data
+from cilkit.files import ROOT
 from cilkit.splits import SPLITS
 from cilkit.study.study import Study
 
@@ -330,7 +331,7 @@ def test_the_fingerprint_of_the_real_camvid_is_that_of_earlier_runs(camvid):
 
 OWN_SPLIT = """
 name = "own"
-layout = "one folder a shot"
+layout = "mine"
 void = [0]
 [classes]
 sea = { id = 1, colour = [0, 0, 255] }
@@ -348,9 +349,13 @@ cities = ["east"]
 """
 
 
-def read_shots(root, split):
-    for photo in sorted(root.glob("*/*/photo.png")):
-        yield Sample(photo, photo.with_name("ids.png"), photo.parent.parent.name)
+@pytest.fixture
+def guides_layout(monkeypatch):
+    """Run the lines of data/README.md that register a layout."""
+    monkeypatch.setattr(layouts, "LAYOUTS", dict(layouts.LAYOUTS))
+    blocks = (ROOT / "data" / "README.md").read_text(encoding="utf-8").split("```")
+    (lines,) = [block for block in blocks if 'LAYOUTS["mine"]' in block]
+    exec(lines.removeprefix("python"), {})
 
 
 @pytest.fixture
@@ -361,13 +366,12 @@ def shots(tmp_path, write_png):
         for shot in ("a", "b"):
             ids = rng.integers(0, 3, (32, 64), dtype=np.uint8)
             write_png(tmp_path / "Shots" / group / shot / "ids.png", ids)
-            write_png(tmp_path / "Shots" / group / shot / "photo.png", np.stack([ids * 90] * 3, 2))
+            write_png(tmp_path / "Shots" / group / shot / "photo.jpg", np.stack([ids * 90] * 3, 2))
     (tmp_path / "Shots" / "split.toml").write_text(OWN_SPLIT)
     return tmp_path / "Shots"
 
 
-def test_a_layout_of_ones_own_is_one_entry_of_the_registry(shots, tmp_path, monkeypatch):
-    monkeypatch.setitem(LAYOUTS, "one folder a shot", read_shots)
+def test_a_layout_of_ones_own_is_one_entry_of_the_registry(shots, tmp_path, guides_layout):
     study = Study(shots, tmp_path / "runs", "smoke")
     assert [sample.group for sample in study.data.train] == ["north", "north", "south", "south"]
     assert [sample.image.parent.name for sample in study.data.images(study.stage("T2"))] == [
@@ -383,13 +387,12 @@ def test_a_layout_of_ones_own_is_one_entry_of_the_registry(shots, tmp_path, monk
 
 def test_a_layout_that_nobody_registered_is_named_with_those_there_are(shots):
     with pytest.raises(
-        ValueError, match="unknown layout 'one folder a shot'; choose one of: citys"
+        ValueError, match="unknown layout 'mine'; choose one of: cityscapes, .*, or add"
     ):
         open_data(shots)
 
 
-def test_a_group_that_a_reader_does_not_find_is_named_with_those_that_it_does(shots, monkeypatch):
-    monkeypatch.setitem(LAYOUTS, "one folder a shot", read_shots)
+def test_a_group_that_a_reader_does_not_find_is_named_with_those_it_finds(shots, guides_layout):
     shutil.rmtree(shots / "south")
     with pytest.raises(FileNotFoundError, match="no image of south; found east, north, west. Name"):
         open_data(shots)
@@ -479,7 +482,7 @@ def test_a_jpeg_in_the_place_of_a_listed_label_is_refused_with_the_reason(voc_fo
 # images/ and labels/, with folders or lists for groups
 
 
-FOLDERS_SPLIT = OWN_SPLIT.replace("one folder a shot", "folders").replace("cities", "groups")
+FOLDERS_SPLIT = OWN_SPLIT.replace('"mine"', '"folders"').replace("cities", "groups")
 
 
 @pytest.fixture
