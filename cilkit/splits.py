@@ -3,8 +3,9 @@
 import re
 import tomllib
 from pathlib import Path
+from random import Random
 
-from cilkit.checks import nearest, unknown
+from cilkit.checks import is_whole, nearest, unknown
 from cilkit.classes import RULES, UNLISTED_ID, LabelClass, Split, Stage
 from cilkit.files import RESOURCES
 
@@ -13,7 +14,7 @@ SPLITS = RESOURCES / "splits"
 
 FIELDS = (  # of a split file
     *("name", "layout", "rule", "void", "classes", "stages", "train"),
-    *("test", "held_back", "images", "parts", "absent", "everywhere"),
+    *("test", "held_back", "images", "parts", "absent", "everywhere", "order", "orders"),
 )
 WORDS = {"cities": "city", "groups": "group"}  # two words for groups of images: the paper's first
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
@@ -28,8 +29,9 @@ def load_split(source: str | Path = "cityscapes") -> Split:
     """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
 
     Every class must be in exactly one stage. No city is in two places, but stages may share one
-    under a rule that reads the labels ("disjoint", "overlapped"). Anything else is a ValueError
-    that names the file, what came and what was wanted.
+    under a rule that reads the labels ("disjoint", "overlapped"). An `order` deals the classes out
+    again: the stages keep their number of classes. Anything else is a ValueError that names the
+    file, what came and what was wanted.
     """
     path = Path(source)
     if path.suffix != ".toml":
@@ -68,6 +70,10 @@ def _split(table: dict) -> Split:
     _all_different("stage", [stage.name for stage in stages], "name each stage once")
     order = [name for entry in entries for name in entry["classes"]]
     void = tuple(_entry(table, "void", list, ""))
+    known, first = _entry(table, "classes", dict, ""), stages[0].new
+    classes = _classes(known, order, void)
+    everywhere = _some_classes(table, "everywhere", order[first], "class of the first stage")
+    order = _in_order(table, order, first, everywhere)
     test, held_back = _part(table, "test", needed=True), _part(table, "held_back")
     cities = [city for stage in stages for city in stage.cities]
     cities = cities if RULES[rule] is None else list(dict.fromkeys(cities))
@@ -77,7 +83,7 @@ def _split(table: dict) -> Split:
     return Split(
         name=_entry(table, "name", str, ""),
         layout=_entry(table, "layout", str, ""),
-        classes=_classes(_entry(table, "classes", dict, ""), order, void),
+        classes=tuple(sorted(classes, key=lambda label_class: order.index(label_class.name))),
         void=void,
         stages=tuple(stages),
         test_cities=test,
@@ -86,9 +92,7 @@ def _split(table: dict) -> Split:
         parts=_parts(table),
         absent=_some_classes(table, "absent", order, "class"),
         rule=rule,
-        everywhere=_some_classes(
-            table, "everywhere", entries[0]["classes"], "class of the first stage"
-        ),
+        everywhere=everywhere,
     )
 
 
@@ -111,6 +115,48 @@ def _classes(entries: dict, order: list[str], void: tuple[int, ...]) -> tuple[La
         raise ValueError(f"id {bad[0]!r} does not fit an 8-bit label image; use 0 to 255")
     _all_different("id", ids, "an id is one class or void")
     return classes
+
+
+def _in_order(
+    table: dict, order: list[str], first: slice, everywhere: tuple[str, ...]
+) -> list[str]:
+    """The classes as they are learned: as the stages name them, in one of [[orders]], or shuffled.
+
+    A class that is everywhere stays in the first stage; a seed leaves it in its place.
+    """
+    orders: dict[str, list[str]] = {}
+    for entry in _entry(table, "orders", list, "") if "orders" in table else []:
+        name = _entry(entry, "name", str, f" of order {len(orders) + 1}")
+        _all_different("order", [*orders, name], "name each order once")
+        where = f" of order {name!r}"
+        _only(entry, ("name", "classes"), where)
+        orders[name] = list(_names(entry, "classes", where))
+        for class_name in orders[name]:
+            if class_name not in order:
+                raise ValueError(unknown(f"class{where}", class_name, order))
+        _all_different("class", orders[name], f"order {name!r} names each class once")
+        if lacking := [class_name for class_name in order if class_name not in orders[name]]:
+            raise ValueError(
+                f"order {name!r} leaves out {', '.join(map(repr, lacking))}; name every class once"
+            )
+        if later := [
+            class_name for class_name in everywhere if class_name not in orders[name][first]
+        ]:
+            raise ValueError(
+                f"order {name!r} puts {later[0]!r} after the first stage, and it is everywhere; "
+                f"name it among the first {first.stop}"
+            )
+    if "order" not in table:
+        return order
+    chosen = table["order"]
+    if isinstance(chosen, str) and chosen in orders:
+        return orders[chosen]
+    if not is_whole(chosen):
+        names = [*orders, "a whole number from 0, the seed of a shuffle"]
+        raise ValueError(unknown("order", chosen, names))
+    free = [class_name for class_name in order if class_name not in everywhere]
+    shuffled = iter(Random(chosen).sample(free, len(free)))
+    return [name if name in everywhere else next(shuffled) for name in order]
 
 
 def _entry(table: object, key: str, kind: type, where: str) -> object:

@@ -222,6 +222,10 @@ def split(old: str, new: str):
     return lambda place: place.split(old, new)
 
 
+def orders(classes: str):
+    return split("[test] ", f'[[orders]]\nname = "mine"\n{classes}\n[test] ')
+
+
 def link(which: str, target: str | None):
     """A link in the place of a file, to itself if no target is given."""
 
@@ -511,6 +515,17 @@ SPLIT = [
     ("background of a later stage",
      split('layout = "cityscapes"', 'layout = "cityscapes"\neverywhere = ["car"]\n#'), opened,
      "unknown class of the first stage under everywhere 'car'; choose one of: road, sidewalk"),
+    ("order that leaves a class out", orders('classes = ["road", "sidewalk"]'), opened,
+     "order 'mine' leaves out 'vegetation', 'terrain', .*'bicycle'; name every class once"),
+    ("order with a class twice", orders('classes = ["road", "road"]'), opened,
+     "class 'road' appears twice; order 'mine' names each class once"),
+    ("order with an unknown class", orders('classes = ["roads"]'), opened,
+     r"unknown class of order 'mine' 'roads' \(did you mean 'road'\?\)"),
+    ("unknown order", split('layout = "cityscapes"', 'layout = "cityscapes"\norder = "mine"\n#'),
+     opened, "unknown order 'mine'; choose one of: a whole number from 0, the seed of a shuffle"),
+    ("negative seed of an order", split('layout = "cityscapes"',
+                                        'layout = "cityscapes"\norder = -1\n#'),
+     opened, "unknown order -1; choose one of: a whole number from 0, the seed"),
     ("unknown entry", split('layout = "cityscapes"', 'layout = "cityscapes"\npart = 3\n#'), opened,
      r"unknown entry 'part' \(did you mean 'parts'\?\); choose one of: name, layout"),
     ("missing entry", split('layout = "cityscapes"', "#"), opened, f"it lacks 'layout'.*{UP}"),

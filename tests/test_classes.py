@@ -400,6 +400,65 @@ def test_groups_of_train_are_those_of_all_stages_that_name_none(tmp_path):
         load_split(file)
 
 
+def ordered(tmp_path, lines, name="voc_10-1"):
+    """A split of the kit with more lines at the top and at the end of its file."""
+    file = tmp_path / "ordered.toml"
+    file.write_text(f"{lines[0]}\n{(SPLITS / f'{name}.toml').read_text()}\n{lines[1]}")
+    return load_split(file)
+
+
+def test_an_order_deals_the_classes_out_again_and_the_stages_keep_their_sizes(tmp_path):
+    plain = load_split("cityscapes")
+    classes = plain.names()[::-1]
+    text = f'[[orders]]\nname = "backwards"\nclasses = {classes}'
+    split = ordered(tmp_path, ('order = "backwards"', text), "cityscapes")
+    assert split.names() == classes and split.stages == plain.stages
+    assert split.names(split.stage("T1").new) == classes[:5]
+    assert set(split.classes) == set(plain.classes)  # ids and colours stay with their names
+    assert ordered(tmp_path, ("", text), "cityscapes") == plain
+
+
+def test_a_seed_shuffles_the_classes_over_the_stages_and_leaves_the_background(tmp_path):
+    plain = load_split("voc_10-1")
+    splits = [ordered(tmp_path, (f"order = {seed}", "")) for seed in (0, 1, 1)]
+    assert splits[1] == splits[2]
+    assert len({tuple(split.names()) for split in (plain, *splits)}) == 3
+    for split in splits:
+        assert split.names()[0] == "background" and set(split.classes) == set(plain.classes)
+        assert split.stages == plain.stages
+    firsts = {ordered(tmp_path, (f"order = {seed}", "")).names()[-1] for seed in range(40)}
+    assert len(firsts) > 10  # any class may come last
+
+
+def test_a_seed_gives_the_same_order_in_every_version_of_the_kit(tmp_path):
+    split = ordered(tmp_path, ("order = 0", ""), "camvid")
+    assert split.names() == [
+        "sign",
+        "bicyclist",
+        "road",
+        "building",
+        "pole",
+        "tree",
+        "fence",
+        "sky",
+        "pavement",
+        "pedestrian",
+        "car",
+    ]
+
+
+def test_an_order_may_not_move_the_background_to_a_later_stage(tmp_path):
+    classes = load_split("voc_10-1").names()
+    for place, message in ((10, None), (11, "puts 'background' after the first stage")):
+        moved = [*classes[1 : place + 1], "background", *classes[place + 1 :]]
+        lines = 'order = "moved"', f'[[orders]]\nname = "moved"\nclasses = {moved}'
+        if message is None:
+            assert ordered(tmp_path, lines).names() == moved
+        else:
+            with pytest.raises(ValueError, match=f"order 'moved' {message}.*among the first 11"):
+                ordered(tmp_path, lines)
+
+
 def test_a_split_of_cities_partitions_them_unless_it_says_otherwise(split):
     assert split.rule == "partitioned" and split.everywhere == ()
 
