@@ -1,7 +1,7 @@
 """Classes, class sets and stages (Table I), read from a split file; rules for single pixels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -15,6 +15,14 @@ from cilkit.checks import unknown
 VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidden in this stage
 HIDDEN = 254  # instead of VOID where the label is forbidden, for methods that tell the two apart
 UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
+
+# whether a stage sees an image, by the label ids in it, those of the stage and those of later ones
+Rule = Callable[[set[int], set[int], set[int]], bool]
+RULES: dict[str, Rule | None] = {  # None: it sees all images of its groups, and no label is asked
+    "partitioned": None,  # of the paper: no image is in two stages
+    "disjoint": lambda shown, new, later: bool(shown & new) and not shown & later,
+    "overlapped": lambda shown, new, later: bool(shown & new),
+}
 
 
 @dataclass(frozen=True)
@@ -30,6 +38,7 @@ class LabelClass:
 class Stage:
     """One training stage: the classes it adds and the cities whose images it sees (Table I).
 
+    A "city" is any group of images: a city in the paper, else a sequence, a folder or a list.
     `old`, `new` and `seen` are slices of the channels, because channels are ordered S1, S2, ...
     """
 
@@ -81,6 +90,17 @@ class Split:
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
     absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
     background: str | None = None  # the class of the first stage that means "everything else"
+    rule: str = "partitioned"  # which images of its groups a stage sees, a name in RULES
+
+    @property
+    def train_cities(self) -> tuple[str, ...]:
+        """The cities of all stages, in their order, each once."""
+        return tuple(dict.fromkeys(city for stage in self.stages for city in stage.cities))
+
+    @property
+    def cities(self) -> tuple[str, ...]:
+        """All cities that the split names: of the stages, of the test, and held back."""
+        return tuple(dict.fromkeys((*self.train_cities, *self.test_cities, *self.held_back)))
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`, such as "T2"."""
@@ -108,6 +128,17 @@ class Split:
         if name not in self.names():
             raise ValueError(unknown("class", name, self.names()))
         return self.names().index(name)
+
+    def sees(self, stage: Stage, ids: Collection[int]) -> bool:
+        """Whether the rule lets a stage see an image of its groups with these label ids in it."""
+        rule = RULES[self.rule]
+        if rule is None:
+            return True
+        new, later = (
+            {c.label_id for c in self.classes[classes] if c.name != self.background}
+            for classes in (stage.new, slice(stage.new.stop, None))
+        )
+        return rule(set(ids), new, later)
 
     def class_sets(self, stage: Stage) -> dict[str, slice]:
         """The class sets scored after `stage`, in the order of the paper's tables (Sec. IV-A).

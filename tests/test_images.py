@@ -23,9 +23,9 @@ def true_channels(sample, split):
 def test_a_stage_has_the_images_of_its_cities_only(scenes, name):
     stage = scenes.split.stage(name)
     data = scenes.stage(name)
-    assert [sample.city for sample in data.samples] == list(stage.cities)
-    assert all(sample.image.parent.name == sample.city for sample in data.samples)
-    assert all(sample.label.parent.name == sample.city for sample in data.samples)
+    assert [sample.group for sample in data.samples] == list(stage.cities)
+    assert all(sample.image.parent.name == sample.group for sample in data.samples)
+    assert all(sample.label.parent.name == sample.group for sample in data.samples)
 
 
 @pytest.mark.parametrize("name", ["T1", "T2", "T3"])
@@ -72,7 +72,7 @@ def test_an_id_that_the_split_does_not_name_is_void_and_not_hidden(scenes):
 def test_single_stage_training_sees_all_images_and_labels_up_to_its_stage(scenes):
     data = scenes.single_stage("T2")
     wanted = scenes.split.stage("T1").cities + scenes.split.stage("T2").cities
-    assert tuple(sample.city for sample in data.samples) == wanted
+    assert tuple(sample.group for sample in data.samples) == wanted
     for index, sample in enumerate(data.samples):
         truth = true_channels(sample, scenes.split)
         assert data[index][1].equal(torch.where(truth < 11, truth, VOID))
@@ -87,7 +87,7 @@ def test_single_stage_at_t1_is_stage_t1(scenes):
 def test_the_test_set_is_labelled_with_what_was_learned_up_to_the_stage(scenes):
     for name, stop in (("T1", 5), ("T2", 11), ("T3", 19)):
         data = scenes.test_set(name)
-        assert [sample.city for sample in data.samples] == ["frankfurt", "lindau", "munster"]
+        assert [sample.group for sample in data.samples] == ["frankfurt", "lindau", "munster"]
         for index, sample in enumerate(data.samples):
             truth = true_channels(sample, scenes.split)
             assert data[index][1].equal(torch.where(truth < stop, truth, VOID))
@@ -115,7 +115,7 @@ def test_a_subset_is_some_of_the_images_in_the_order_asked_for(scenes):
 
 def test_the_held_back_city_is_in_no_set(scenes):
     assert (scenes.root / "leftImg8bit" / "train" / "erfurt").is_dir()
-    assert "erfurt" not in {sample.city for sample in scenes.train + scenes.test}
+    assert "erfurt" not in {sample.group for sample in scenes.train + scenes.test}
 
 
 def test_an_item_is_a_float_image_from_0_to_1_and_long_labels(scenes):

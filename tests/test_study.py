@@ -319,7 +319,7 @@ def test_the_memory_holds_images_of_each_earlier_stage_with_the_labels_of_that_s
     for remembered, name in zip(given["LWM T3"]["memory"], ("T1", "T2"), strict=True):
         stage = one.stage(name)
         assert len(remembered) == 2
-        assert {sample.city for sample in remembered.samples} <= set(stage.cities)
+        assert {sample.group for sample in remembered.samples} <= set(stage.cities)
         assert remembered.samples == one.memory(name, method).samples
         labels = torch.stack([remembered[index][1] for index in range(2)])
         assert labels.shape == (2, 32, 64)  # of the height in training
@@ -343,7 +343,7 @@ def test_the_images_of_a_memory_are_rated_by_the_methods_own_model_of_their_stag
 def test_the_seed_of_the_study_draws_the_memory(open_study, trained, small):
     def remembered(seed):
         one = open_study(seed=seed)
-        return tuple(sample.city for sample in one.memory("T1", small("LWM")).samples)
+        return tuple(sample.group for sample in one.memory("T1", small("LWM")).samples)
 
     assert remembered(0) == remembered(0)
     assert len({remembered(seed) for seed in range(4)}) > 1

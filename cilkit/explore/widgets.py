@@ -326,8 +326,8 @@ def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Exp
         share = 100 * (labels != VOID).float().mean()
         figure = plots.views(pixels, {f"{method} in {stage}": labels}, study.split, columns=2)
         return figure, (
-            f"Image {index} of {stage}, from {images.samples[index].city}: {method} sees labels of "
-            f"{seen}; {share:.0f} % of the pixels have one."
+            f"Image {index} of {stage}, from {images.samples[index].group}: {method} sees labels "
+            f"of {seen}; {share:.0f} % of the pixels have one."
         )
 
     controls = {

@@ -165,9 +165,10 @@ def _data(study: Study) -> tuple[str, str, str]:
     data = study.data
     if data.name == "toyscapes":
         return "data", "Toyscapes, drawn by the kit", f"for Cityscapes or CamVid: {GUIDE}"
-    here = Counter(sample.city for sample in (*data.train, *data.test))
+    here = Counter(sample.group for sample in (*data.train, *data.test))
     full = {city: n for city, n in data.split.images if city in here}
-    found = f"{len(data.train)} training and {len(data.test)} test images in {data.root}"
+    train, test = ({sample.image for sample in part} for part in (data.train, data.test))
+    found = f"{len(train)} training and {len(test)} test images in {data.root}"
     wrong = [f"{city} has {here[city]} of {n}" for city, n in full.items() if here[city] != n]
     if not wrong:
         return "data", found, ""

@@ -111,6 +111,8 @@ class Training:
             Augmented(source, config.augmentation, seed, name, progress=distributed.is_rank0())
             for name, source in named.items()
         ]
+        for source in self.sources[1:]:  # one batch holds images of all, so of one size
+            source.crop = self.sources[0].crop
         self.history: list[dict] = []  # a row for each finished epoch
         self._start_epoch()
 

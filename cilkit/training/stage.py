@@ -229,7 +229,7 @@ def _check_view(
             f"{what} {may}; the data set has hidden={images.hidden}. Open it with "
             f"data.stage({stage.name!r}, hidden={hidden})"
         )
-    if foreign := sorted({sample.city for sample in images.samples} - set(stage.cities)):
+    if foreign := sorted({sample.group for sample in images.samples} - set(stage.cities)):
         raise ValueError(
             f"{what} may see images of {', '.join(stage.cities)}; the data set shows "
             f"{', '.join(foreign)}. Open it with data.stage({stage.name!r})"
