@@ -5,7 +5,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 
 from cilkit.classes import HIDDEN, VOID
+from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
+from cilkit.splits import load_split
 
 FORBIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
 
@@ -67,6 +69,29 @@ def test_where_a_label_is_hidden_may_show_but_not_which_it_is(scenes, labels):
 def test_an_id_that_the_split_does_not_name_is_void_and_not_hidden(scenes):
     by_id = scenes.stage("T2", hidden=True)._visible_label
     assert by_id[77] == VOID and by_id[7] == HIDDEN  # 7 is road
+
+
+@pytest.mark.parametrize(
+    ("stage", "labels", "hidden", "wanted"),
+    [
+        ("T1", "new", False, {0: "background", 1: "aeroplane", 16: "background", 17: "background"}),
+        ("T2", "new", False, {0: VOID, 1: VOID, 16: "pottedplant", 17: VOID}),
+        ("T2", "new", True, {0: HIDDEN, 1: HIDDEN, 16: "pottedplant", 17: HIDDEN}),
+        (
+            "T2",
+            "all",
+            False,
+            {0: "background", 1: "aeroplane", 16: "pottedplant", 17: "background"},
+        ),
+    ],
+)
+def test_later_classes_are_background_where_that_is_seen(stage, labels, hidden, wanted):
+    split = load_split("voc_15-1")  # 16 is pottedplant of T2, 17 is sheep of T3
+    view = LabelledImages([], split, split.stage(stage).visible(labels), hidden=hidden)
+    for label_id, name in wanted.items():
+        channel = split.channel(name) if isinstance(name, str) else name
+        assert view._visible_label[label_id] == channel, label_id
+    assert view._visible_label[255] == VOID  # the border
 
 
 def test_single_stage_training_sees_all_images_and_labels_up_to_its_stage(scenes):

@@ -16,7 +16,8 @@ class LabelledImages(Dataset):
     """Images with the labels that may be seen; every other label is VOID in the tensor already.
 
     With `hidden`, pixels labelled with a class that may not be seen are HIDDEN instead, all alike:
-    which class it is never shows. Pixels that nobody labelled stay VOID.
+    which class it is never shows. Pixels that nobody labelled stay VOID. Where the background of
+    the split is seen, the classes of later stages are labelled as background, as the field has it.
 
     Item: image (3, h, w) float in [0, 1], labels (h, w) long in channels of the split.
     `height` resizes both (bilinear, nearest) without ever enlarging; with `native_labels` the
@@ -43,6 +44,9 @@ class LabelledImages(Dataset):
         table = split.lookup()
         shown = (table >= visible.start) & (table < visible.stop)
         instead = np.where(hidden & (table < UNLISTED_ID), HIDDEN, VOID)  # of a class, or of none
+        if split.background in split.names(visible):
+            later = (table >= visible.stop) & (table < UNLISTED_ID)
+            instead = np.where(later, split.channel(split.background), instead)
         self._visible_label = np.where(shown, table, instead).astype(np.uint8)  # (256,) by label id
 
     def __len__(self) -> int:
