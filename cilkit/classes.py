@@ -123,6 +123,10 @@ class Split:
         """Class names of some channels, all by default."""
         return [label_class.name for label_class in self.classes[classes]]
 
+    def label_name(self, label: int) -> str:
+        """A label in words: the name of a class, "hidden" or "void"."""
+        return {HIDDEN: "hidden", VOID: "void"}.get(label) or self.classes[label].name
+
     def channel(self, name: str) -> int:
         """The channel of the class called `name`."""
         if name not in self.names():
@@ -165,8 +169,9 @@ class Split:
         return table
 
     def palette(self) -> np.ndarray:
-        """Colour of each channel, (256, 3) uint8; VOID and everything unused is black."""
+        """Colour of each channel, (256, 3) uint8; HIDDEN is white, VOID and all else is black."""
         colours = np.zeros((256, 3), dtype=np.uint8)
+        colours[HIDDEN] = 255
         colours[: len(self.classes)] = [label_class.colour for label_class in self.classes]
         return colours
 

@@ -221,12 +221,18 @@ def test_the_lookup_sends_classes_to_channels_and_void_ids_to_void(split):
     assert table[34] not in (VOID, *range(19))  # an id that Cityscapes does not have
 
 
-def test_the_palette_shows_each_channel_in_its_colour_and_void_in_black(split):
+def test_a_label_has_a_name(split):
+    names = [split.label_name(label) for label in (0, 18, HIDDEN, VOID)]
+    assert names == ["road", "bicycle", "hidden", "void"]
+
+
+def test_the_palette_shows_each_channel_in_its_colour_hidden_white_and_void_black(split):
     palette = split.palette()
     assert palette.shape == (256, 3) and palette.dtype == np.uint8
     assert palette[0].tolist() == [128, 64, 128]  # road
     assert palette[18].tolist() == [119, 11, 32]  # bicycle
-    assert not palette[19:].any()
+    assert (palette[HIDDEN] == 255).all() and not palette[19:HIDDEN].any()
+    assert not palette[VOID].any()
 
 
 # rules for pixels

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cilkit.classes import VOID, Split
+from cilkit.classes import Split
 from cilkit.data.images import LabelledImages, evenly_spaced
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
@@ -149,8 +149,3 @@ def _teacher_weight(method: Method, alone: Step) -> float:
         for y in (nothing, sure, alone.teacher)
     )
     return 0.0 if price == free else (asked - free) / (price - free)
-
-
-def label_name(label: int, split: Split) -> str:
-    """A label in words."""
-    return "void" if label == VOID else split.classes[label].name

@@ -33,7 +33,7 @@ from traitlets import Unicode
 from cilkit import subnormals
 from cilkit.classes import VOID, Stage, belongs, task_title
 from cilkit.explore import plots
-from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
+from cilkit.explore.pixels import Answers, Pixel, class_entropy, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
 from cilkit.study.runs import NOTEBOOKS, Run, score_columns
@@ -268,7 +268,7 @@ def pixel_explorer(
             figure,
         )
         known = views["all"][image][1][row, column]
-        label = f"labelled {label_name(int(known), split)}"
+        label = f"labelled {split.label_name(int(known))}"
         label += ", which it sees" if labels[row, column] == known else ", hidden from it"
         if known == VOID:
             label = f"no label of a class up to {stage}"
