@@ -26,7 +26,7 @@ def kit_splits() -> list[str]:
 
 
 def load_split(source: str | Path = "cityscapes") -> Split:
-    """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
+    """Read a split: "cityscapes", "voc_15-5", or the path of a file of your own like theirs.
 
     Every class must be in exactly one stage. No city is in two places, but stages may share one
     under a rule that reads the labels ("disjoint", "overlapped"). An `order` deals the classes out

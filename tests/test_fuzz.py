@@ -21,7 +21,7 @@ from PIL import Image
 from safetensors import torch as safetensors
 from torch import nn
 
-from cilkit.classes import UNLISTED_ID, Split
+from cilkit.classes import RULES, UNLISTED_ID, Split
 from cilkit.data.png import read_label_ids
 from cilkit.data.scenes import open_folder
 from cilkit.metrics import MeanIoU
@@ -107,6 +107,9 @@ def sound(split: Split) -> None:
     assert [s.old.stop for s in split.stages] == [0, *stops[:-1]]
     assert all(stage.cities for stage in split.stages) and split.test_cities
     cities = [city for stage in split.stages for city in stage.cities]
+    assert split.rule in RULES and set(split.everywhere) <= set(split.names(split.stages[0].new))
+    if RULES[split.rule] is not None:  # stages may share their cities
+        cities = list(split.train_cities)
     cities += [*split.test_cities, *split.held_back]
     assert len({city.lower() for city in cities}) == len(cities)
     table = split.lookup()

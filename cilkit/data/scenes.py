@@ -18,7 +18,8 @@ from cilkit.splits import load_split
 from cilkit.toyscapes.write import write_toyscapes
 
 MONITOR_IMAGES = 6  # images that are scored while a network trains
-FILES_TELL_GROUPS = ("cityscapes", "camvid")  # layouts in which a group is a part of a file's name
+# layouts in which the names of the files and the split tell the group of an image
+FILES_TELL_GROUPS = ("cityscapes", "camvid")
 
 
 @dataclass(frozen=True)
@@ -147,11 +148,12 @@ def _content(file: Path, size: int, changed: int) -> bytes:
 
 
 def open_data(data: Path | str) -> StreetScenes:
-    """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
+    """Open "toyscapes" (drawn first if need be), or a folder in one of `layouts.LAYOUTS`.
 
     A file `split.toml` in the folder, written like those in cilkit/resources/splits, replaces the
-    paper's classes and stages. Raises FileNotFoundError for what is missing, saying what was found
-    instead and what to do, and ValueError for images and labels that do not pair up.
+    paper's classes and stages, and names the layout. Raises FileNotFoundError
+    for what is missing, saying what was found instead and what to do, and ValueError for images and
+    labels that do not pair up.
     """
     check_path("DATA", data)
     if data == "toyscapes":
