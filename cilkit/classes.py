@@ -16,6 +16,8 @@ VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidd
 HIDDEN = 254  # instead of VOID where the label is forbidden, for methods that tell the two apart
 UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
 
+Classes = slice | tuple[int, ...]  # channels that follow each other, or a set, in order
+
 # whether a stage sees an image, by the label ids in it, those of the stage and those of later ones
 Rule = Callable[[set[int], set[int], set[int]], bool]
 RULES: dict[str, Rule | None] = {  # None: it sees all images of its groups, and no label is asked
@@ -40,6 +42,8 @@ class Stage:
 
     A "city" is any group of images: a city in the paper, else a sequence, a folder or a list.
     `old`, `new` and `seen` are slices of the channels, because channels are ordered S1, S2, ...
+    Class sets need not be distinct (Sec. III-B): `again` are channels of earlier stages whose
+    classes this stage labels again.
     """
 
     name: str
@@ -47,6 +51,7 @@ class Stage:
     old: slice
     new: slice
     cities: tuple[str, ...]
+    again: tuple[int, ...] = ()
 
     @property
     def seen(self) -> slice:
@@ -54,8 +59,13 @@ class Stage:
         return slice(0, self.new.stop)
 
     @property
+    def labelled(self) -> Classes:
+        """The classes that this stage labels, its class set: `new`, and those labelled again."""
+        return joined_classes(self.again, self.new)
+
+    @property
     def task(self) -> str:
-        """The class set of its new classes alone: "task2", and from stage 10 on "task_10".
+        """The class set that it labels: "task2", and from stage 10 on "task_10".
 
         "task12" is Task 1∪2 of every split, so stage 12 has to be called otherwise.
         """
@@ -68,11 +78,11 @@ class Stage:
             return f"task1to{self.number}"
         return "task" + "".join(str(number) for number in range(1, self.number + 1))
 
-    def visible(self, labels: Literal["new", "all"]) -> slice:
-        """The classes that labels of this kind contain: the new ones, or old and new."""
+    def visible(self, labels: Literal["new", "all"]) -> Classes:
+        """The classes that labels of this kind contain: those of the stage, or old and new."""
         if labels not in ("new", "all"):
             raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
-        return self.new if labels == "new" else self.seen
+        return self.labelled if labels == "new" else self.seen
 
 
 @dataclass(frozen=True)
@@ -119,9 +129,11 @@ class Split:
         """All stages before `stage`, oldest first."""
         return self.stages[: stage.number - 1]
 
-    def names(self, classes: slice = slice(None)) -> list[str]:
+    def names(self, classes: Classes = slice(None)) -> list[str]:
         """Class names of some channels, all by default."""
-        return [label_class.name for label_class in self.classes[classes]]
+        if isinstance(classes, slice):
+            return [label_class.name for label_class in self.classes[classes]]
+        return [self.classes[channel].name for channel in classes]
 
     def label_name(self, label: int) -> str:
         """A label in words: the name of a class, "hidden" or "void"."""
@@ -139,19 +151,19 @@ class Split:
         if rule is None:
             return True
         new, later = (
-            {c.label_id for c in self.classes[classes] if c.name != self.background}
-            for classes in (stage.new, slice(stage.new.stop, None))
+            {self.classes[c].label_id for c in channels if self.classes[c].name != self.background}
+            for channels in (channels_of(stage.labelled), range(stage.new.stop, len(self.classes)))
         )
         return rule(set(ids), new, later)
 
-    def class_sets(self, stage: Stage) -> dict[str, slice]:
+    def class_sets(self, stage: Stage) -> dict[str, Classes]:
         """The class sets scored after `stage`, in the order of the paper's tables (Sec. IV-A).
 
         T1: task1. T2: task1, task2, task12. T3: task1, task2, task12, task3, task123.
         """
-        sets: dict[str, slice] = {}
+        sets: dict[str, Classes] = {}
         for seen in self.stages[: stage.number]:
-            sets[seen.task] = seen.new
+            sets[seen.task] = seen.labelled
             sets[seen.joint_task] = seen.seen  # of the first stage, both are one
         return sets
 
@@ -191,11 +203,35 @@ def joined(names: Sequence[str], sign: str) -> str:
     return sign.join(names if len(names) <= 3 else [names[0], "…", names[-1]])
 
 
-def belongs(labels: Tensor, classes: slice) -> Tensor:
+def channels_of(classes: Classes) -> Sequence[int]:
+    """The channels of some classes, in order."""
+    return range(classes.start, classes.stop) if isinstance(classes, slice) else classes
+
+
+def within(classes: Classes, first: int = 0) -> slice | list[int]:
+    """Where some classes are among channels that begin with class `first`, as an index."""
+    if isinstance(classes, slice):
+        return slice(classes.start - first, classes.stop - first)
+    return [channel - first for channel in classes]
+
+
+def joined_classes(again: tuple[int, ...], new: slice) -> Classes:
+    """New classes, and old ones that are labelled again: a slice if there are none of these."""
+    return (*again, *channels_of(new)) if again else new
+
+
+def belongs(labels: Tensor, classes: Classes) -> Tensor:
     """True where a pixel is labelled with one of `classes`. labels (...) -> bool (...)"""
-    return (labels >= classes.start) & (labels < classes.stop)
+    if isinstance(classes, slice):
+        return (labels >= classes.start) & (labels < classes.stop)
+    return torch.isin(labels, torch.tensor(classes, dtype=labels.dtype, device=labels.device))
 
 
-def restrict(labels: Tensor, classes: slice) -> Tensor:
-    """Labels counted from the first of `classes`, VOID elsewhere and for HIDDEN. (...) -> (...)"""
-    return torch.where(belongs(labels, classes), labels - classes.start, VOID)
+def restrict(labels: Tensor, classes: Classes) -> Tensor:
+    """Labels counted within `classes`, VOID elsewhere and for HIDDEN. (...) -> (...)"""
+    if isinstance(classes, slice):
+        return torch.where(belongs(labels, classes), labels - classes.start, VOID)
+    place = torch.full((256,), VOID, dtype=labels.dtype, device=labels.device)
+    for k, channel in enumerate(classes):
+        place[channel] = k
+    return place[labels.long()]

@@ -2,6 +2,7 @@
 
 import re
 import tomllib
+from dataclasses import replace
 from pathlib import Path
 from random import Random
 
@@ -28,7 +29,7 @@ def kit_splits() -> list[str]:
 def load_split(source: str | Path = "cityscapes") -> Split:
     """Read a split: "cityscapes", "voc_15-5", or the path of a file of your own like theirs.
 
-    Every class must be in exactly one stage. No city is in two places, but stages may share one
+    Every class must be in exactly one stage; later ones may label it again. No city is in two places, but stages may share one
     under a rule that reads the labels ("disjoint", "overlapped"). An `order` deals the classes out
     again: the stages keep their number of classes. Anything else is a ValueError that names the
     file, what came and what was wanted.
@@ -74,6 +75,7 @@ def _split(table: dict) -> Split:
     classes = _classes(known, order, void)
     background = _background(table, order[first])
     order = _in_order(table, order, first, background)
+    stages = [_with_again(*pair, order) for pair in zip(stages, entries, strict=True)]
     test, held_back = _part(table, "test", needed=True), _part(table, "held_back")
     cities = [city for stage in stages for city in stage.cities]
     cities = cities if RULES[rule] is None else list(dict.fromkeys(cities))
@@ -184,7 +186,7 @@ def _stage(entry: object, before: list[Stage], train: tuple[str, ...]) -> Stage:
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"stage {name!r} gives folders their names; use letters, digits and _")
     where = f" of stage {name!r}"
-    _only(entry, ("name", "classes", *WORDS), where)
+    _only(entry, ("name", "classes", "again", *WORDS), where)
     classes = _names(entry, "classes", where)
     if not classes:
         raise ValueError(f"stage {name!r} has no class; give it at least one")
@@ -194,6 +196,18 @@ def _stage(entry: object, before: list[Stage], train: tuple[str, ...]) -> Stage:
     start = before[-1].new.stop if before else 0
     stop = start + len(classes)
     return Stage(name, len(before) + 1, slice(0, start), slice(start, stop), cities)
+
+
+def _with_again(stage: Stage, entry: dict, order: list[str]) -> Stage:
+    """A stage with the classes of earlier ones that it labels again, as channels in order."""
+    where = f" of stage {stage.name!r}"
+    names = _names(entry, "again", where) if "again" in entry else ()
+    _all_different(f"class again{where}", list(names), "name it once")
+    for name in names:
+        if name not in order[stage.old]:
+            what = f"class of an earlier stage under again{where}"
+            raise ValueError(unknown(what, name, order[stage.old]))
+    return replace(stage, again=tuple(sorted(map(order.index, names))))
 
 
 def _label_class(name: str, entry: object) -> LabelClass:

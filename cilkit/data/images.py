@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cilkit.classes import HIDDEN, UNLISTED_ID, VOID, Split
+from cilkit.classes import HIDDEN, UNLISTED_ID, VOID, Classes, Split, channels_of
 from cilkit.data.layouts import Sample
 from cilkit.data.store import DecodedImages
 
@@ -28,7 +28,7 @@ class LabelledImages(Dataset):
         self,
         samples: Sequence[Sample],
         split: Split,
-        visible: slice,
+        visible: Classes,
         height: int | None = None,
         native_labels: bool = False,
         decoded: DecodedImages | None = None,
@@ -42,10 +42,11 @@ class LabelledImages(Dataset):
         self.height, self.native_labels, self._decoded = height, native_labels, decoded
         self.hidden = hidden
         table = split.lookup()
-        shown = (table >= visible.start) & (table < visible.stop)
+        channels = channels_of(visible)
+        shown = np.isin(table, channels)
         instead = np.where(hidden & (table < UNLISTED_ID), HIDDEN, VOID)  # of a class, or of none
         if split.background in split.names(visible):
-            later = (table >= visible.stop) & (table < UNLISTED_ID)
+            later = (table > max(channels)) & (table < UNLISTED_ID)
             instead = np.where(later, split.channel(split.background), instead)
         self._visible_label = np.where(shown, table, instead).astype(np.uint8)  # (256,) by label id
 

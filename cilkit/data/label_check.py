@@ -2,7 +2,7 @@
 
 import json
 
-from cilkit.classes import LabelClass, Split
+from cilkit.classes import LabelClass, Split, channels_of
 from cilkit.data.png import check_ids, ids_by_file
 from cilkit.data.scenes import StreetScenes
 from cilkit.splits import SPLITS
@@ -16,7 +16,10 @@ def check_labels(data: StreetScenes) -> None:
     bar if that takes long, and again when it has changed.
     """
     split = data.split
-    parts = [(f"stage {s.name}", data.images(s), split.classes[s.new]) for s in split.stages]
+    parts = [
+        (f"stage {s.name}", data.images(s), [split.classes[c] for c in channels_of(s.labelled)])
+        for s in split.stages
+    ]
     parts.append(("the test set", data.test, split.classes))
     ids_of = ids_by_file(sample.label for _, samples, _ in parts for sample in samples)
     for file, ids in ids_of.items():

@@ -52,7 +52,7 @@ class StreetScenes:
             raise ValueError(
                 f"rule {self.split.rule!r} leaves stage {stage.name!r} none of the {len(samples)} "
                 f"images of {', '.join(stage.cities)} in {self.root} to learn "
-                f"{', '.join(self.split.names(stage.new))} from; add images, or change the rule, "
+                f"{', '.join(self.split.names(stage.labelled))} from; add images, or change the rule, "
                 f"which {GUIDE} explains, or the classes of the stages in the split file"
             )
         return seen

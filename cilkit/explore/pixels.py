@@ -124,9 +124,8 @@ def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
         return None if x is None else x[:1, ..., row : row + 1, column : column + 1]
 
     logits = here(step.logits).detach().clone().requires_grad_()
-    alone = Step(
-        logits, here(step.labels), here(step.teacher), step.old, step.new, here(step.new_teacher)
-    )
+    seen = {name: here(getattr(step, name)) for name in ("labels", "teacher", "new_teacher")}
+    alone = replace(step, logits=logits, **seen)
     terms = method.loss(alone)
     sum(terms.values()).backward()
     values = {name: term.item() for name, term in terms.items()}

@@ -31,7 +31,7 @@ from torch import Tensor
 from traitlets import Unicode
 
 from cilkit import subnormals
-from cilkit.classes import VOID, Stage, belongs, task_title
+from cilkit.classes import VOID, Stage, belongs, channels_of, task_title
 from cilkit.explore import plots
 from cilkit.explore.pixels import Answers, Pixel, class_entropy, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
@@ -176,7 +176,7 @@ def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
         if focus and not (labels == split.channel(focus)).any():
             sentence = f"This image shows no {focus}. {sentence}"
         if (stage := following(study, len(logits))) is not None:
-            mask = ~belongs(labels, stage.new)
+            mask = ~belongs(labels, stage.labelled)
             sentence += (
                 f" In {stage.name} the mask leaves {100 * mask.float().mean():.0f} % of the pixels "
                 f"of this image to distillation, with mean weight {alpha[mask].mean():.2f}."
@@ -244,7 +244,7 @@ def pixel_explorer(
                 f"this method has a second teacher, which is not there yet; run "
                 f"{NOTEBOOKS[NEW_TEACHER.name]}.ipynb, or study.new_teacher({stage!r})"
             )
-        return answers(study.new_teacher(stage), at.new.stop - at.new.start)
+        return answers(study.new_teacher(stage), len(channels_of(at.labelled)))
 
     def draw(figure, image, method, student, row, column):
         chosen = methods[method]
@@ -253,7 +253,9 @@ def pixel_explorer(
         if chosen.memory is not None:
             new_y = of_new_teacher()[image].softmax(dim=0)[None]
         pixels, labels = views[chosen.labels][image]
-        step = Step(logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
+        step = Step(
+            logits[None], labels[None], teacher_y[None], at.old, at.new, new_y, again=at.again
+        )
         asked = loss_at_pixel(chosen, step, row, column)
         figure = plots.pixel(
             pixels,

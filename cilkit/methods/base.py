@@ -6,7 +6,7 @@ from typing import Literal, TypeVar
 
 from torch import Generator, Tensor, nn
 
-from cilkit.classes import Stage
+from cilkit.classes import Classes, Stage, channels_of, joined_classes, within
 
 T = TypeVar("T")
 
@@ -20,7 +20,8 @@ class Step:
         teacher      (B, O, H, W)    probabilities of the model before this stage; None without one
         old          slice           the channels of the old classes
         new          slice           the channels of the new classes
-        new_teacher  (B, N, H, W)    probabilities of a model of the new classes alone (LWM)
+        again        tuple           old channels whose classes this stage labels again; ()
+        new_teacher  (B, N, H, W)    probabilities of a model of this stage alone (LWM)
         background   int             the channel of the split's background; None without one
 
     It can be built by hand: `Step(logits, labels, teacher, slice(0, 5), slice(5, 11))`. With a
@@ -39,6 +40,12 @@ class Step:
     background: int | None = None
     features: Mapping[str, Tensor] = field(default_factory=dict)
     teacher_features: Mapping[str, Tensor] = field(default_factory=dict)
+    again: tuple[int, ...] = ()
+
+    @property
+    def labelled(self) -> Classes:
+        """The channels of the classes that this stage labels: `new`, and those labelled again."""
+        return joined_classes(self.again, self.new)
 
     def __post_init__(self) -> None:
         images, channels, *pixels = self.logits.shape
@@ -59,7 +66,7 @@ class Step:
             )
         for name, given, classes, kind in (
             ("teacher", self.teacher, self.old.stop, "old"),
-            ("new_teacher", self.new_teacher, self.new.stop - self.new.start, "new"),
+            ("new_teacher", self.new_teacher, len(channels_of(self.labelled)), "new"),
         ):
             if given is not None and given.shape != (images, classes, *pixels):
                 raise ValueError(
@@ -68,11 +75,14 @@ class Step:
                 )
 
     def by_task(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Channels (B, O+N, H, W) split into old (B, O, H, W) and new ones (B, N, H, W).
+        """Channels (B, O+N, H, W) of the old classes, (B, O, H, W), and of this stage's, (B, N, H, W).
 
-        These are `channels[:, old]` and `channels[:, new]`, but their gradients are joined in one
-        pass; each slice would fill a tensor of all channels with zeros first.
+        These are `channels[:, old]` and `channels[:, labelled]`. Where these are slices, their
+        gradients are joined in one pass; each slice would fill a tensor of all channels with zeros
+        first.
         """
+        if self.again:
+            return channels[:, self.old], channels[:, within(self.labelled)]
         return channels.split([self.old.stop, self.new.stop - self.new.start], dim=1)
 
 
@@ -189,6 +199,6 @@ class Method:
                 '("encoder",)'
             )
 
-    def visible(self, stage: Stage) -> slice:
+    def visible(self, stage: Stage) -> Classes:
         """The classes whose labels it may see in the new images of a stage."""
         return stage.visible(self.labels)

@@ -25,8 +25,9 @@ DISTILLATION_WEIGHT = 10.0
 def mib_loss(step: Step) -> dict[str, Tensor]:
     """Unbiased cross-entropy and unbiased distillation: both add up what nobody can tell apart."""
     old, new = step.by_task(step.logits.log_softmax(dim=1))  # (B, O, H, W), (B, N, H, W), joint
-    some_old = old.logsumexp(dim=1, keepdim=True)  # (B, 1, H, W), the background or an old class
-    labels = restrict(step.labels, step.new).where(step.labels != HIDDEN, new.shape[1])
+    unlabelled = [c for c in range(step.old.stop) if c not in step.again]
+    some_old = old[:, unlabelled].logsumexp(dim=1, keepdim=True)  # (B, 1, H, W), one of these
+    labels = restrict(step.labels, step.labelled).where(step.labels != HIDDEN, new.shape[1])
     if (background := step.background) is not None:  # to the teacher, new classes are background
         taken_in = torch.cat([old[:, [background]], new], dim=1).logsumexp(dim=1, keepdim=True)
         old = torch.cat([old[:, :background], taken_in, old[:, background + 1 :]], dim=1)

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cilkit import files
 from cilkit.checks import check_path, check_seed
-from cilkit.classes import Split, Stage
+from cilkit.classes import Split, Stage, channels_of
 from cilkit.data.images import LabelledImages
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
@@ -160,7 +160,8 @@ class Study:
         labels = "all" if method.extends else method.labels  # of the classes that it has learned
         learned = stage.visible(labels)
         sets = self.split.class_sets(stage).items()
-        sets = {task: classes for task, classes in sets if classes.start >= learned.start}
+        known = set(channels_of(learned))
+        sets = {task: classes for task, classes in sets if known.issuperset(channels_of(classes))}
         config["environment"] = environment(self.config)
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
         monitored = self.data.monitor_set(stage.name, height, labels)

@@ -15,6 +15,7 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from cilkit import subnormals
+from cilkit.classes import Classes, channels_of
 from cilkit.data.images import LabelledImages
 from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
@@ -31,7 +32,10 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about
 
 
 def evaluate(
-    network: Segmenter, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
+    network: Segmenter,
+    images: LabelledImages,
+    class_sets: Mapping[str, Classes],
+    config: TrainConfig,
 ) -> MeanIoU:
     """Score a network on a data set for all class sets in one pass (Sec. IV-A).
 
@@ -39,7 +43,7 @@ def evaluate(
     network are the visible classes of the data set, or ValueError.
     """
     visible = images.visible
-    if network.num_classes != visible.stop - visible.start:
+    if network.num_classes != len(channels_of(visible)):
         raise ValueError(
             f"the network has {network.num_classes} channels but the data set shows the classes "
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
@@ -50,12 +54,25 @@ def evaluate(
     hidden = {"leave": False, "delay": 2, "disable": not distributed.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
-            logits = _logits(network, pixels, config)
-            scores.update(logits, labels.to(logits.device), visible.start)
+            logits, first = _by_class(_logits(network, pixels, config), visible)
+            scores.update(logits, labels.to(logits.device), first)
             bar.update(len(pixels))
     found = distributed.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
+
+
+def _by_class(logits: Tensor, visible: Classes) -> tuple[Tensor, int]:
+    """Logits whose channels are classes that follow each other, and the first of these classes.
+
+    For a model of a set of classes, those between them that it does not know never win.
+    """
+    if isinstance(visible, slice):
+        return logits, visible.start
+    size = (len(logits), max(visible) + 1, *logits.shape[2:])
+    spread_out = logits.new_full(size, -torch.inf)
+    spread_out[:, list(visible)] = logits
+    return spread_out, 0
 
 
 def _share(images: LabelledImages) -> LabelledImages:

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
+from cilkit.classes import Classes
 from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.limits import usable_cores
@@ -43,7 +44,7 @@ class Monitor:
     """
 
     images: LabelledImages
-    class_sets: Mapping[str, slice]
+    class_sets: Mapping[str, Classes]
     show: Callable[[str, pd.DataFrame], None] | None = None
 
     def due(self, epoch: int, epochs: int) -> bool:

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cilkit.classes import Stage, restrict
+from cilkit.classes import Classes, Stage, channels_of, restrict
 from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.files import resolve
@@ -44,7 +44,7 @@ def fit(
     stopped continues from there.
     """
     visible = images.visible
-    classes = visible.stop - visible.start
+    classes = len(channels_of(visible))
 
     def loss(logits: Tensor, _: Tensor, labels: Tensor) -> dict[str, Tensor]:
         labels = restrict(labels, visible)
@@ -122,7 +122,7 @@ def fit_stage(
                     for model in teachers
                 )
                 given = (logits, labels, teacher_y, stage.old, stage.new, new_teacher_y, background)
-                return step_loss(Step(*given, features(), teacher_features()))
+                return step_loss(Step(*given, features(), teacher_features(), stage.again))
 
             training = Training(network, images, loss, config, seed, name, frozen, memory)
             history = training.run(monitor, checkpoint)
@@ -161,11 +161,11 @@ def _check_models(
             f"the teacher knows {teacher.num_classes} classes but stage {stage.name} follows "
             f"{stage.old.stop} old ones; take the model of the stage before {stage.name}"
         )
-    new = stage.new.stop - stage.new.start
+    new = len(channels_of(stage.labelled))
     if method.memory is not None and (new_teacher is None or new_teacher.num_classes != new):
         came = "none" if new_teacher is None else f"one of {new_teacher.num_classes} classes"
         raise ValueError(
-            f"{method.name} needs a second teacher, trained on the {new} new classes of "
+            f"{method.name} needs a second teacher, trained on the {new} classes of "
             f"{stage.name} alone, eq. (6); came: {came}. Study.new_teacher({stage.name!r}) makes it"
         )
     if method.memory is None and new_teacher is not None:
@@ -206,7 +206,7 @@ def _check_labels(
         )
     for remembered, of in zip(memory, earlier, strict=True):
         what = f"the memory of {of.name} of {method.name} in {stage.name}"
-        _check_view(what, remembered, of, of.new)
+        _check_view(what, remembered, of, of.labelled)
         if len(remembered) != method.memory.size:
             raise ValueError(
                 f"{what} holds {len(remembered)} images; its size is {method.memory.size}. "
@@ -215,13 +215,13 @@ def _check_labels(
 
 
 def _check_view(
-    what: str, images: LabelledImages, stage: Stage, visible: slice, hidden: bool = False
+    what: str, images: LabelledImages, stage: Stage, visible: Classes, hidden: bool = False
 ) -> None:
     if images.visible != visible:
         may, shown = (", ".join(images.split.names(s)) for s in (visible, images.visible))
         raise ValueError(
             f"{what} may see labels of {may}; the data set shows {shown}. Open it with "
-            f"data.stage({stage.name!r}, labels={'new' if visible == stage.new else 'all'!r})"
+            f"data.stage({stage.name!r}, labels={'new' if visible == stage.labelled else 'all'!r})"
         )
     if images.hidden != hidden:
         may = "is to tell hidden labels from void ones" if hidden else "may not see what is hidden"
