@@ -29,10 +29,10 @@ def kit_splits() -> list[str]:
 def load_split(source: str | Path = "cityscapes") -> Split:
     """Read a split: "cityscapes", "voc_15-5", or the path of a file of your own like theirs.
 
-    Every class must be in exactly one stage; later ones may label it again. No city is in two places, but stages may share one
-    under a rule that reads the labels ("disjoint", "overlapped"). An `order` deals the classes out
-    again: the stages keep their number of classes. Anything else is a ValueError that names the
-    file, what came and what was wanted.
+    Every class is new in exactly one stage; a later one may label it `again`. No city is in two
+    places, but stages may share one under a rule that reads the labels ("disjoint", "overlapped").
+    An `order` deals the classes out anew: stages keep their number of classes. Anything else is a
+    ValueError that names the file, what came and what was wanted.
     """
     path = Path(source)
     if path.suffix != ".toml":

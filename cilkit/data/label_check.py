@@ -16,10 +16,10 @@ def check_labels(data: StreetScenes) -> None:
     bar if that takes long, and again when it has changed.
     """
     split = data.split
-    parts = [
-        (f"stage {s.name}", data.images(s), [split.classes[c] for c in channels_of(s.labelled)])
-        for s in split.stages
-    ]
+    parts = []
+    for stage in split.stages:
+        classes = [split.classes[channel] for channel in channels_of(stage.labelled)]
+        parts.append((f"stage {stage.name}", data.images(stage), classes))
     parts.append(("the test set", data.test, split.classes))
     ids_of = ids_by_file(sample.label for _, samples, _ in parts for sample in samples)
     for file, ids in ids_of.items():

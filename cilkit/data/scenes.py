@@ -49,11 +49,12 @@ class StreetScenes:
             return samples
         seen = [s for s in samples if self.split.sees(stage, self._label_ids[s.label])]
         if not seen:
+            names = ", ".join(self.split.names(stage.labelled))
             raise ValueError(
                 f"rule {self.split.rule!r} leaves stage {stage.name!r} none of the {len(samples)} "
                 f"images of {', '.join(stage.cities)} in {self.root} to learn "
-                f"{', '.join(self.split.names(stage.labelled))} from; add images, or change the rule, "
-                f"which {GUIDE} explains, or the classes of the stages in the split file"
+                f"{names} from; add images, or change the rule, which {GUIDE} explains, or the "
+                "classes of the stages in the split file"
             )
         return seen
 

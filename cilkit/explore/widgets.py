@@ -253,9 +253,8 @@ def pixel_explorer(
         if chosen.memory is not None:
             new_y = of_new_teacher()[image].softmax(dim=0)[None]
         pixels, labels = views[chosen.labels][image]
-        step = Step(
-            logits[None], labels[None], teacher_y[None], at.old, at.new, new_y, again=at.again
-        )
+        batch = (logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
+        step = Step(*batch, again=at.again)
         asked = loss_at_pixel(chosen, step, row, column)
         figure = plots.pixel(
             pixels,

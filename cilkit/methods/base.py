@@ -75,7 +75,7 @@ class Step:
                 )
 
     def by_task(self, channels: Tensor) -> tuple[Tensor, Tensor]:
-        """Channels (B, O+N, H, W) of the old classes, (B, O, H, W), and of this stage's, (B, N, H, W).
+        """Channels (B, O+N, H, W) of old classes (B, O, H, W) and of this stage's (B, N, H, W).
 
         These are `channels[:, old]` and `channels[:, labelled]`. Where these are slices, their
         gradients are joined in one pass; each slice would fill a tensor of all channels with zeros
