@@ -513,6 +513,8 @@ SPLIT = [
     ("two words for the cities of a stage",
      split('cities = ["erfurt"]', 'cities = []\ngroups = []'), opened,
      f"cities and groups of held_back are two words for the same; keep one.*{UP}"),
+    ("class again that was never learned", split('name = "T2"', 'name = "T2"\nagain = ["car"]'), opened,
+     "unknown class of an earlier stage under again of stage 'T2' 'car'; choose one of: road, "),
     ("background of a later stage",
      split('layout = "cityscapes"', 'layout = "cityscapes"\nbackground = "car"\n#'), opened,
      "unknown class of the first stage as background 'car'; choose one of: road, sidewalk"),
