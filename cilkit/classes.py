@@ -42,7 +42,7 @@ class Stage:
 
     A "city" is any group of images: a city in the paper, else a sequence, a folder or a list.
     `old`, `new` and `seen` are slices of the channels, because channels are ordered S1, S2, ...
-    Class sets need not be distinct (Sec. III-B): `again` are channels of earlier stages whose
+    Class sets need not be distinct (Sec. III): `again` are channels of earlier stages whose
     classes this stage labels again.
     """
 

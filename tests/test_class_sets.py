@@ -1,4 +1,4 @@
-"""Class sets that overlap: "no requirement!" (Sec. III-B); sidewalk and sky are labelled again."""
+"""Class sets that overlap: "no requirement!" (Sec. III); sidewalk and sky are labelled again."""
 
 import math
 import shutil
