@@ -4,11 +4,13 @@ from importlib import import_module
 
 _EXPORTS = {  # what a notebook imports from here, and the module it is in, imported when needed
     "METHODS": "methods",
+    "NETWORKS": "networks",
     "PRESETS": "training.config",
     "VOID": "classes",
     "ERFNet": "networks.erfnet",
     "MeanIoU": "metrics",
     "Method": "methods",
+    "Segmenter": "networks",
     "Step": "methods",
     "Study": "study.study",
     "TrainConfig": "training.config",

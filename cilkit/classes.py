@@ -1,7 +1,7 @@
 """Classes, class sets and stages (Table I), read from a split file; rules for single pixels."""
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -13,7 +13,18 @@ from cilkit import subnormals  # noqa: F401  these count as zero from here on
 from cilkit.checks import unknown
 
 VOID = 255  # the label of a pixel that must not be seen: unlabelled, or forbidden in this stage
+HIDDEN = 254  # instead of VOID where the label is forbidden, for methods that tell the two apart
 UNLISTED_ID = 254  # only inside Split.lookup: an id that the split file does not name
+
+Classes = slice | tuple[int, ...]  # channels that follow each other, or a set, in order
+
+# whether a stage sees an image, by the label ids in it, those of the stage and those of later ones
+Rule = Callable[[set[int], set[int], set[int]], bool]
+RULES: dict[str, Rule | None] = {  # None: it sees all images of its groups, and no label is asked
+    "partitioned": None,  # of the paper: no image is in two stages
+    "disjoint": lambda shown, new, later: bool(shown & new) and not shown & later,
+    "overlapped": lambda shown, new, later: bool(shown & new),
+}
 
 
 @dataclass(frozen=True)
@@ -29,7 +40,10 @@ class LabelClass:
 class Stage:
     """One training stage: the classes it adds and the cities whose images it sees (Table I).
 
+    A "city" is any group of images: a city in the paper, else a sequence, a folder or a list.
     `old`, `new` and `seen` are slices of the channels, because channels are ordered S1, S2, ...
+    Class sets need not be distinct (Sec. III): `again` are channels of earlier stages whose
+    classes this stage labels again.
     """
 
     name: str
@@ -37,6 +51,7 @@ class Stage:
     old: slice
     new: slice
     cities: tuple[str, ...]
+    again: tuple[int, ...] = ()
 
     @property
     def seen(self) -> slice:
@@ -44,8 +59,13 @@ class Stage:
         return slice(0, self.new.stop)
 
     @property
+    def labelled(self) -> Classes:
+        """The classes that this stage labels, its class set: `new`, and those labelled again."""
+        return joined_classes(self.again, self.new)
+
+    @property
     def task(self) -> str:
-        """The class set of its new classes alone: "task2", and from stage 10 on "task_10".
+        """The class set that it labels: "task2", and from stage 10 on "task_10".
 
         "task12" is Task 1∪2 of every split, so stage 12 has to be called otherwise.
         """
@@ -58,11 +78,11 @@ class Stage:
             return f"task1to{self.number}"
         return "task" + "".join(str(number) for number in range(1, self.number + 1))
 
-    def visible(self, labels: Literal["new", "all"]) -> slice:
-        """The classes that labels of this kind contain: the new ones, or old and new."""
+    def visible(self, labels: Literal["new", "all"]) -> Classes:
+        """The classes that labels of this kind contain: those of the stage, or old and new."""
         if labels not in ("new", "all"):
             raise ValueError(f"labels={labels!r}; choose 'new' or 'all'")
-        return self.new if labels == "new" else self.seen
+        return self.labelled if labels == "new" else self.seen
 
 
 @dataclass(frozen=True)
@@ -79,6 +99,18 @@ class Split:
     images: tuple[tuple[str, int], ...] = ()  # (city, images) in the full data set, if known
     parts: int = 1  # camvid layout: into how many parts a sequence is cut
     absent: tuple[str, ...] = ()  # classes that may lack in the images of their stage or the test
+    background: str | None = None  # the class of the first stage that means "everything else"
+    rule: str = "partitioned"  # which images of its groups a stage sees, a name in RULES
+
+    @property
+    def train_cities(self) -> tuple[str, ...]:
+        """The cities of all stages, in their order, each once."""
+        return tuple(dict.fromkeys(city for stage in self.stages for city in stage.cities))
+
+    @property
+    def cities(self) -> tuple[str, ...]:
+        """All cities that the split names: of the stages, of the test, and held back."""
+        return tuple(dict.fromkeys((*self.train_cities, *self.test_cities, *self.held_back)))
 
     def stage(self, name: str) -> Stage:
         """The stage called `name`, such as "T2"."""
@@ -97,9 +129,15 @@ class Split:
         """All stages before `stage`, oldest first."""
         return self.stages[: stage.number - 1]
 
-    def names(self, classes: slice = slice(None)) -> list[str]:
+    def names(self, classes: Classes = slice(None)) -> list[str]:
         """Class names of some channels, all by default."""
-        return [label_class.name for label_class in self.classes[classes]]
+        if isinstance(classes, slice):
+            return [label_class.name for label_class in self.classes[classes]]
+        return [self.classes[channel].name for channel in classes]
+
+    def label_name(self, label: int) -> str:
+        """A label in words: the name of a class, "hidden" or "void"."""
+        return {HIDDEN: "hidden", VOID: "void"}.get(label) or self.classes[label].name
 
     def channel(self, name: str) -> int:
         """The channel of the class called `name`."""
@@ -107,14 +145,25 @@ class Split:
             raise ValueError(unknown("class", name, self.names()))
         return self.names().index(name)
 
-    def class_sets(self, stage: Stage) -> dict[str, slice]:
+    def sees(self, stage: Stage, ids: Collection[int]) -> bool:
+        """Whether the rule lets a stage see an image of its groups with these label ids in it."""
+        rule = RULES[self.rule]
+        if rule is None:
+            return True
+        new, later = (
+            {self.classes[c].label_id for c in channels if self.classes[c].name != self.background}
+            for channels in (channels_of(stage.labelled), range(stage.new.stop, len(self.classes)))
+        )
+        return rule(set(ids), new, later)
+
+    def class_sets(self, stage: Stage) -> dict[str, Classes]:
         """The class sets scored after `stage`, in the order of the paper's tables (Sec. IV-A).
 
         T1: task1. T2: task1, task2, task12. T3: task1, task2, task12, task3, task123.
         """
-        sets: dict[str, slice] = {}
+        sets: dict[str, Classes] = {}
         for seen in self.stages[: stage.number]:
-            sets[seen.task] = seen.new
+            sets[seen.task] = seen.labelled
             sets[seen.joint_task] = seen.seen  # of the first stage, both are one
         return sets
 
@@ -132,8 +181,9 @@ class Split:
         return table
 
     def palette(self) -> np.ndarray:
-        """Colour of each channel, (256, 3) uint8; VOID and everything unused is black."""
+        """Colour of each channel, (256, 3) uint8; HIDDEN is white, VOID and all else is black."""
         colours = np.zeros((256, 3), dtype=np.uint8)
+        colours[HIDDEN] = 255
         colours[: len(self.classes)] = [label_class.colour for label_class in self.classes]
         return colours
 
@@ -153,11 +203,35 @@ def joined(names: Sequence[str], sign: str) -> str:
     return sign.join(names if len(names) <= 3 else [names[0], "…", names[-1]])
 
 
-def belongs(labels: Tensor, classes: slice) -> Tensor:
+def channels_of(classes: Classes) -> Sequence[int]:
+    """The channels of some classes, in order."""
+    return range(classes.start, classes.stop) if isinstance(classes, slice) else classes
+
+
+def within(classes: Classes, first: int = 0) -> slice | list[int]:
+    """Where some classes are among channels that begin with class `first`, as an index."""
+    if isinstance(classes, slice):
+        return slice(classes.start - first, classes.stop - first)
+    return [channel - first for channel in classes]
+
+
+def joined_classes(again: tuple[int, ...], new: slice) -> Classes:
+    """New classes, and old ones that are labelled again: a slice if there are none of these."""
+    return (*again, *channels_of(new)) if again else new
+
+
+def belongs(labels: Tensor, classes: Classes) -> Tensor:
     """True where a pixel is labelled with one of `classes`. labels (...) -> bool (...)"""
-    return (labels >= classes.start) & (labels < classes.stop)
+    if isinstance(classes, slice):
+        return (labels >= classes.start) & (labels < classes.stop)
+    return torch.isin(labels, torch.tensor(classes, dtype=labels.dtype, device=labels.device))
 
 
-def restrict(labels: Tensor, classes: slice) -> Tensor:
-    """Labels counted from the first of `classes`, VOID everywhere else. labels (...) -> (...)"""
-    return torch.where(belongs(labels, classes), labels - classes.start, VOID)
+def restrict(labels: Tensor, classes: Classes) -> Tensor:
+    """Labels counted within `classes`, VOID elsewhere and for HIDDEN. (...) -> (...)"""
+    if isinstance(classes, slice):
+        return torch.where(belongs(labels, classes), labels - classes.start, VOID)
+    place = torch.full((256,), VOID, dtype=labels.dtype, device=labels.device)
+    for k, channel in enumerate(classes):
+        place[channel] = k
+    return place[labels.long()]

@@ -7,22 +7,28 @@ import torch
 from torch import Tensor
 
 from cilkit import subnormals  # noqa: F401  these count as zero from here on
+from cilkit.classes import Classes, within
 
 
 def best_channels(
-    logits: Tensor, class_sets: Mapping[str, slice], first: int = 0
+    logits: Tensor, class_sets: Mapping[str, Classes], first: int = 0
 ) -> dict[str, Tensor]:
     """What a network predicts within each class set: logits (B, S, h, w) -> (B, h, w) by name.
 
     Class sets overlap, but the best channel between two of their ends is sought only once, and
     sets that begin alike share the comparisons as far as they go together.
     """
-    logits, sets = logits.contiguous(), class_sets.items()
+    logits = logits.contiguous()
+    sets = [(name, classes) for name, classes in class_sets.items() if isinstance(classes, slice)]
     ends = sorted({end for _, classes in sets for end in (classes.start, classes.stop)})
     found = {
         start: _best(logits[:, start - first : stop - first]) for start, stop in pairwise(ends)
     }
-    predictions = {}
+    predictions = {
+        name: _best(logits[:, within(classes, first)])[1]
+        for name, classes in class_sets.items()
+        if not isinstance(classes, slice)  # classes that are labelled again: a set of its own
+    }
     for begin in {classes.start for _, classes in sets}:
         highest, best = (tensor.clone() for tensor in found[begin])
         last = max(classes.stop for _, classes in sets if classes.start == begin)

@@ -1,4 +1,4 @@
-"""The losses of the paper, eqs (1), (3), (7) and (10), on log-probabilities.
+"""The losses of the paper, eqs (1), (3), (7) and (10), on log-probabilities; one on features.
 
 They take log-probabilities, not logits. Over which classes the softmax runs is the choice that
 distinguishes the methods, so each method takes its own. All sums are in float32, or in float64 for
@@ -95,9 +95,44 @@ def entropy_weight(teacher_y: Tensor) -> Tensor:
 
     teacher_y (B, S, H, W) probabilities -> (B, H, W), from 1 (certain) to 1 + log2 S (uniform)
     """
+    return 1 + entropy(teacher_y)
+
+
+def entropy(teacher_y: Tensor) -> Tensor:
+    """The teacher's entropy in bits, the sum of eq. (10).
+
+    teacher_y (B, S, H, W) probabilities -> (B, H, W), from 0 (certain) to log2 S (uniform)
+    """
     _refuse_none(teacher_y)
     y = _at_least_float32(teacher_y)
-    return 1 + torch.special.entr(y).sum(dim=1) / torch.log(torch.tensor(2.0, dtype=y.dtype))
+    return torch.special.entr(y).sum(dim=1) / torch.log(torch.tensor(2.0, dtype=y.dtype))
+
+
+def local_pod(features: Tensor, teacher_features: Tensor) -> Tensor:
+    """Local POD of Douillard et al. (2021): the distance of what the stripes of two layers hold.
+
+    Each layer is cut into 1 x 1, 2 x 2 and 4 x 4 regions, as far as it has so many pixels. The
+    squares in a region are averaged along its rows and along its columns. All these means of an
+    image are one vector; the loss is the distance of student's and teacher's, mean over the images.
+
+        features          (B, C, h, w)  of the student
+        teacher_features  (B, C, h, w)
+        returns           ()
+
+    As in the released code the distance is not squared. Raises ValueError if the shapes differ.
+    """
+    if features.shape != teacher_features.shape:
+        raise ValueError(
+            f"student's features have shape {tuple(features.shape)} and the teacher's "
+            f"{tuple(teacher_features.shape)}; wanted the same layer of both: (B, C, h, w)"
+        )
+    difference = features.square() - teacher_features.square()  # its means are theirs
+    means = []
+    for parts in (n for n in (1, 2, 4) if n <= min(features.shape[2:])):
+        for rows in difference.tensor_split(parts, dim=2):
+            for region in rows.tensor_split(parts, dim=3):
+                means += [region.mean(dim=3).flatten(1), region.mean(dim=2).flatten(1)]
+    return torch.linalg.vector_norm(torch.cat(means, dim=1), dim=1).mean()
 
 
 def _at_least_float32(x: Tensor) -> Tensor:

@@ -7,12 +7,13 @@ import torch
 from torch import Tensor
 
 from cilkit import subnormals  # noqa: F401  these count as zero from here on
+from cilkit.classes import Classes, channels_of, within
 
 MOST_JOINT_PREDICTIONS = 2**62  # of class sets that are counted together: a number of 64 bits
 
 
 def best_channels(
-    logits: Tensor, class_sets: Mapping[str, slice], first: int = 0
+    logits: Tensor, class_sets: Mapping[str, Classes], first: int = 0
 ) -> dict[str, Tensor]:
     """What a network predicts within each class set: logits (B, S, h, w) -> (B, h, w) by name.
 
@@ -20,7 +21,7 @@ def best_channels(
     `first` is the class of channel 0. fast_metrics.best_channels is a faster twin for a CPU.
     """
     return {
-        name: logits[:, classes.start - first : classes.stop - first].max(dim=1).indices
+        name: logits[:, within(classes, first)].max(dim=1).indices
         for name, classes in class_sets.items()
     }
 
@@ -35,7 +36,7 @@ class MeanIoU:
 
     def __init__(
         self,
-        class_sets: Mapping[str, slice],
+        class_sets: Mapping[str, Classes],
         predictions: Callable[..., dict[str, Tensor]] = best_channels,
     ):
         """`predictions` is `best_channels`, or a function that gives the same."""
@@ -43,7 +44,7 @@ class MeanIoU:
         self.predictions = predictions
         self.counts = {}  # confusion matrices: rows are labels, columns are predictions
         for name, classes in self.class_sets.items():
-            n = classes.stop - classes.start
+            n = len(channels_of(classes))
             self.counts[name] = torch.zeros(n, n, dtype=torch.long)
 
     def update(self, logits: Tensor, labels: Tensor, first: int = 0) -> None:
@@ -54,8 +55,8 @@ class MeanIoU:
         The prediction is upsampled, nearest, to the labels. Taking the argmax before that gives
         the same classes as upsampling all the logits, for a fraction of time and memory.
         """
-        start = min(classes.start for classes in self.class_sets.values())
-        stop = max(classes.stop for classes in self.class_sets.values())
+        start = min(min(channels_of(classes)) for classes in self.class_sets.values())
+        stop = 1 + max(max(channels_of(classes)) for classes in self.class_sets.values())
         if start < first or stop > first + logits.shape[1]:
             raise ValueError(
                 f"logits are of classes {first} to {first + logits.shape[1] - 1} but the class "
@@ -85,7 +86,7 @@ class MeanIoU:
         occurring = occurring.cpu()
         for name in reversed(names):
             predicted, occurring = occurring % sizes[name], occurring // sizes[name]  # (K,)
-            self.counts[name].index_add_(1, predicted, counts[self.class_sets[name]])
+            self.counts[name].index_add_(1, predicted, counts[within(self.class_sets[name])])
 
     def iou(self, name: str) -> Tensor:
         """IoU of each class of the set, (n,) in %; NaN for a class with an empty union."""

@@ -2,34 +2,22 @@
 
 import re
 import tomllib
-from dataclasses import dataclass
+from dataclasses import replace
 from pathlib import Path
+from random import Random
 
-from cilkit.checks import nearest, unknown
-from cilkit.classes import UNLISTED_ID, LabelClass, Split, Stage
+from cilkit.checks import is_whole, nearest, unknown
+from cilkit.classes import RULES, UNLISTED_ID, LabelClass, Split, Stage
 from cilkit.files import RESOURCES
 
 SPLITS = RESOURCES / "splits"
 
 
-@dataclass(frozen=True)
-class Layout:
-    """How a data set lies in its folder; its reader is in `cilkit.data.layouts`."""
-
-    folders: tuple[str, ...]  # in the folder of the data set; the first one tells the layout
-    city_is_folder: bool  # else a sequence, of which some frames may be for the test
-
-
-LAYOUTS = {  # a folder without a split file of its own uses that of the name of its layout
-    "cityscapes": Layout(("leftImg8bit", "gtFine"), city_is_folder=True),
-    "camvid": Layout(
-        ("trainannot", "train", "valannot", "val", "testannot", "test"), city_is_folder=False
-    ),
-}
 FIELDS = (  # of a split file
-    *("name", "layout", "void", "classes", "stages"),
-    *("test", "held_back", "images", "parts", "absent"),
+    *("name", "layout", "rule", "void", "classes", "stages", "train"),
+    *("test", "held_back", "images", "parts", "absent", "background", "order", "orders"),
 )
+WORDS = {"cities": "city", "groups": "group"}  # two words for groups of images: the paper's first
 KINDS = {str: "a text", int: "a whole number", list: "a list", dict: "a table"}
 
 
@@ -39,9 +27,11 @@ def kit_splits() -> list[str]:
 
 
 def load_split(source: str | Path = "cityscapes") -> Split:
-    """Read a split: "cityscapes", "camvid", or the path of a file of your own like theirs.
+    """Read a split: "cityscapes", "voc_15-5", or the path of a file of your own like theirs.
 
-    Every class must be in exactly one stage, and no city in two places; anything else is a
+    Every class is new in exactly one stage; a later one may label it `again`. No city is in two
+    places, but stages may share one under a rule that reads the labels ("disjoint", "overlapped").
+    An `order` deals the classes out anew: stages keep their number of classes. Anything else is a
     ValueError that names the file, what came and what was wanted.
     """
     path = Path(source)
@@ -69,30 +59,42 @@ def load_split(source: str | Path = "cityscapes") -> Split:
 
 def _split(table: dict) -> Split:
     _only(table, FIELDS, "")
-    groups, layout = _entry(table, "stages", list, ""), _entry(table, "layout", str, "")
-    if layout not in LAYOUTS:
-        raise ValueError(unknown("layout", layout, list(LAYOUTS)))
+    rule = _entry(table, "rule", str, "") if "rule" in table else "partitioned"
+    if rule not in RULES:
+        raise ValueError(unknown("rule", rule, list(RULES)))
+    entries, train = _entry(table, "stages", list, ""), _part(table, "train")
     stages: list[Stage] = []
-    for group in groups:
-        stages.append(_stage(group, stages))
+    for entry in entries:
+        stages.append(_stage(entry, stages, train))
     if not stages:
         raise ValueError("stages is []; wanted at least one [[stages]] entry")
     _all_different("stage", [stage.name for stage in stages], "name each stage once")
-    order = [name for group in groups for name in group["classes"]]
+    order = [name for entry in entries for name in entry["classes"]]
     void = tuple(_entry(table, "void", list, ""))
-    test, held_back = (_part(table, key) for key in ("test", "held_back"))
-    _check_cities(layout, [city for stage in stages for city in stage.cities], test, held_back)
+    known, first = _entry(table, "classes", dict, ""), stages[0].new
+    classes = _classes(known, order, void)
+    background = _background(table, order[first])
+    order = _in_order(table, order, first, background)
+    stages = [_with_again(*pair, order) for pair in zip(stages, entries, strict=True)]
+    test, held_back = _part(table, "test", needed=True), _part(table, "held_back")
+    cities = [city for stage in stages for city in stage.cities]
+    cities = cities if RULES[rule] is None else list(dict.fromkeys(cities))
+    word = _word(table["test"])
+    home = f"a {word} belongs to one stage, or to test, or is held back"
+    _all_different(word, [*cities, *held_back, *test], home)
     return Split(
         name=_entry(table, "name", str, ""),
-        layout=layout,
-        classes=_classes(_entry(table, "classes", dict, ""), order, void),
+        layout=_entry(table, "layout", str, ""),
+        classes=tuple(sorted(classes, key=lambda label_class: order.index(label_class.name))),
         void=void,
         stages=tuple(stages),
         test_cities=test,
         held_back=held_back,
         images=_images(table),
         parts=_parts(table),
-        absent=_absent(table, order),
+        absent=_some_classes(table, "absent", order, "class"),
+        rule=rule,
+        background=background,
     )
 
 
@@ -115,6 +117,44 @@ def _classes(entries: dict, order: list[str], void: tuple[int, ...]) -> tuple[La
         raise ValueError(f"id {bad[0]!r} does not fit an 8-bit label image; use 0 to 255")
     _all_different("id", ids, "an id is one class or void")
     return classes
+
+
+def _in_order(table: dict, order: list[str], first: slice, background: str | None) -> list[str]:
+    """The classes as they are learned: as the stages name them, in one of [[orders]], or shuffled.
+
+    The background stays in the first stage; a seed leaves it in its place.
+    """
+    orders: dict[str, list[str]] = {}
+    for entry in _entry(table, "orders", list, "") if "orders" in table else []:
+        name = _entry(entry, "name", str, f" of order {len(orders) + 1}")
+        _all_different("order", [*orders, name], "name each order once")
+        where = f" of order {name!r}"
+        _only(entry, ("name", "classes"), where)
+        orders[name] = list(_names(entry, "classes", where))
+        for class_name in orders[name]:
+            if class_name not in order:
+                raise ValueError(unknown(f"class{where}", class_name, order))
+        _all_different("class", orders[name], f"order {name!r} names each class once")
+        if lacking := [class_name for class_name in order if class_name not in orders[name]]:
+            raise ValueError(
+                f"order {name!r} leaves out {', '.join(map(repr, lacking))}; name every class once"
+            )
+        if background is not None and background not in orders[name][first]:
+            raise ValueError(
+                f"order {name!r} puts the background {background!r} after the first stage; "
+                f"name it among the first {first.stop}"
+            )
+    if "order" not in table:
+        return order
+    chosen = table["order"]
+    if isinstance(chosen, str) and chosen in orders:
+        return orders[chosen]
+    if not is_whole(chosen):
+        names = [*orders, "a whole number from 0, the seed of a shuffle"]
+        raise ValueError(unknown("order", chosen, names))
+    free = [class_name for class_name in order if class_name != background]
+    shuffled = iter(Random(chosen).sample(free, len(free)))
+    return [name if name == background else next(shuffled) for name in order]
 
 
 def _entry(table: object, key: str, kind: type, where: str) -> object:
@@ -140,21 +180,34 @@ def _names(table: object, key: str, where: str) -> tuple[str, ...]:
     return tuple(names)
 
 
-def _stage(group: object, before: list[Stage]) -> Stage:
+def _stage(entry: object, before: list[Stage], train: tuple[str, ...]) -> Stage:
     where = f" of stage {len(before) + 1}"
-    name = _entry(group, "name", str, where)
+    name = _entry(entry, "name", str, where)
     if not re.fullmatch(r"\w+", name):
         raise ValueError(f"stage {name!r} gives folders their names; use letters, digits and _")
     where = f" of stage {name!r}"
-    _only(group, ("name", "classes", "cities"), where)
-    classes, cities = _names(group, "classes", where), _names(group, "cities", where)
+    _only(entry, ("name", "classes", "again", *WORDS), where)
+    classes = _names(entry, "classes", where)
     if not classes:
         raise ValueError(f"stage {name!r} has no class; give it at least one")
+    cities = train if train and not WORDS.keys() & entry else _groups(entry, where)
     if not cities:
-        raise ValueError(f"stage {name!r} has no city; give it at least one")
+        raise ValueError(f"stage {name!r} has no {_word(entry)}; give it at least one")
     start = before[-1].new.stop if before else 0
     stop = start + len(classes)
     return Stage(name, len(before) + 1, slice(0, start), slice(start, stop), cities)
+
+
+def _with_again(stage: Stage, entry: dict, order: list[str]) -> Stage:
+    """A stage with the classes of earlier ones that it labels again, as channels in order."""
+    where = f" of stage {stage.name!r}"
+    names = _names(entry, "again", where) if "again" in entry else ()
+    _all_different(f"class again{where}", list(names), "name it once")
+    for name in names:
+        if name not in order[stage.old]:
+            what = f"class of an earlier stage under again{where}"
+            raise ValueError(unknown(what, name, order[stage.old]))
+    return replace(stage, again=tuple(sorted(map(order.index, names))))
 
 
 def _label_class(name: str, entry: object) -> LabelClass:
@@ -172,30 +225,27 @@ def _is_byte(value: object) -> bool:
     return type(value) is int and 0 <= value <= 255
 
 
-def _part(table: dict, key: str) -> tuple[str, ...]:
-    """The cities of [test], of which there must be one, or of [held_back]."""
-    if key == "held_back" and key not in table:
+def _part(table: dict, key: str, needed: bool = False) -> tuple[str, ...]:
+    """The groups of [test] or [held_back], or of [train]: for all stages that name none."""
+    if key not in table and not needed:
         return ()
     entry, where = _entry(table, key, dict, ""), f" of {key}"
-    _only(entry, ("cities",), where)
-    cities = _names(entry, "cities", where)
-    if key == "test" and not cities:
-        raise ValueError("test has no city; give it at least one")
-    return cities
+    _only(entry, tuple(WORDS), where)
+    groups = _groups(entry, where)
+    if needed and not groups:
+        raise ValueError(f"{key} has no {_word(entry)}; give it at least one")
+    return groups
 
 
-def _check_cities(
-    layout: str, trained: list[str], test: tuple[str, ...], held_back: tuple[str, ...]
-) -> None:
-    rule = "a city belongs to one stage, or to test, or is held back"
-    cities = [*trained, *held_back]
-    if LAYOUTS[layout].city_is_folder:
-        cities += test
-        if bad := [city for city in cities if city == ".." or city != Path(city).name]:
-            raise ValueError(f"city {bad[0]!r} is no name of a folder; write it without / and ..")
-    else:
-        _all_different("city", list(test), rule)
-    _all_different("city", cities, rule)
+def _groups(entry: dict, where: str) -> tuple[str, ...]:
+    """The groups of images that an entry names, by one of two words."""
+    if WORDS.keys() <= entry.keys():
+        raise ValueError(f"cities and groups{where} are two words for the same; keep one")
+    return _names(entry, "groups" if "groups" in entry else "cities", where)
+
+
+def _word(entry: dict) -> str:
+    return WORDS["groups" if "groups" in entry else "cities"]
 
 
 def _images(table: dict) -> tuple[tuple[str, int], ...]:
@@ -212,12 +262,21 @@ def _parts(table: dict) -> int:
     return parts
 
 
-def _absent(table: dict, order: list[str]) -> tuple[str, ...]:
-    absent = _names(table, "absent", "") if "absent" in table else ()
-    for name in absent:
-        if name not in order:
-            raise ValueError(unknown("class under absent", name, order))
-    return absent
+def _some_classes(table: dict, key: str, known: list[str], kind: str) -> tuple[str, ...]:
+    names = _names(table, key, "") if key in table else ()
+    for name in names:
+        if name not in known:
+            raise ValueError(unknown(f"{kind} under {key}", name, known))
+    return names
+
+
+def _background(table: dict, first: list[str]) -> str | None:
+    if "background" not in table:
+        return None
+    name = _entry(table, "background", str, "")
+    if name not in first:
+        raise ValueError(unknown("class of the first stage as background", name, first))
+    return name
 
 
 def _all_different(kind: str, values: list, rule: str) -> None:

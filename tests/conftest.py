@@ -1,4 +1,4 @@
-"""Tiny data sets in both layouts, and a configuration that trains in half a second.
+"""Tiny data sets in the layouts of the kit, and a configuration that trains in half a second.
 
 No test writes into this project: a run of tests that finds a file changed there ends in an error.
 """
@@ -24,9 +24,9 @@ from cilkit.classes import Split
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import StreetScenes, open_data
 from cilkit.files import ROOT
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import Memory, Method, get_method
 from cilkit.methods.lwm import balanced
-from cilkit.splits import load_split
+from cilkit.splits import SPLITS, load_split
 from cilkit.study.provenance import plain
 from cilkit.study.runs import Run
 from cilkit.toyscapes.write import write_toyscapes
@@ -122,6 +122,21 @@ def write_camvid():
 
 
 @pytest.fixture(scope="session")
+def write_voc():
+    """write_voc(root, {"train": {"a": [1, 15]}}) writes lists of images that show these ids.
+
+    Without lists, every class is in two images of train and in one of val.
+    """
+    return _write_voc
+
+
+@pytest.fixture
+def voc_folder(tmp_path: Path) -> Path:
+    """A tiny VOC with the split voc_15-5 that a test may damage."""
+    return _write_voc(tmp_path / "VOC2012")
+
+
+@pytest.fixture(scope="session")
 def write_png():
     """write_png(file, pixels) writes one picture, and the folders above it."""
     return _write_png
@@ -205,7 +220,7 @@ def _files_of_the_project() -> set[tuple[Path, int]]:
 
 
 def _small(name: str) -> Method:
-    method = METHODS[name]
+    method = get_method(name)
     return method if method.memory is None else replace(method, memory=Memory(balanced, 2))
 
 
@@ -294,4 +309,34 @@ def _write_camvid(root: Path, images: int = 6) -> Path:
         image, labels = _scene(split, rng)
         _write_png(root / part / name, image)
         _write_png(root / f"{part}annot" / name, labels)
+    return root
+
+
+def _write_voc(
+    root: Path, lists: dict[str, dict[str, list[int]]] | None = None, split: str = "voc_15-5"
+) -> Path:
+    """VOC as it is unpacked: JPEG images, palette labels, a void border around each object."""
+    lists = lists or {
+        "train": {f"2007_{k:06d}": [k, k % 20 + 1] for k in range(1, 21)},
+        "val": {f"2008_{k:06d}": list(range(k, min(k + 3, 21))) for k in range(1, 21, 3)},
+    }
+    palette = np.zeros((256, 3), dtype=np.uint8)
+    for label_class in load_split(split).classes:
+        palette[label_class.label_id] = label_class.colour
+    palette[255] = 224, 224, 192
+    for folder in ("JPEGImages", "SegmentationClass", "ImageSets/Segmentation"):
+        (root / folder).mkdir(parents=True, exist_ok=True)
+    for name, images in lists.items():
+        (root / f"ImageSets/Segmentation/{name}.txt").write_text("".join(f"{i}\n" for i in images))
+        for image, ids in images.items():
+            labels = np.zeros(SIZE, dtype=np.uint8)
+            for place, label_id in enumerate(ids):
+                object_ = labels[4:28, 20 * place + 1 : 20 * place + 19]
+                object_[:] = 255
+                object_[2:-2, 2:-2] = label_id
+            Image.fromarray(palette[labels]).save(root / f"JPEGImages/{image}.jpg", quality=95)
+            picture = Image.fromarray(labels)
+            picture.putpalette(palette.tobytes())
+            picture.save(root / f"SegmentationClass/{image}.png")
+    (root / "split.toml").write_bytes((SPLITS / f"{split}.toml").read_bytes())
     return root

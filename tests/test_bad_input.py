@@ -10,7 +10,7 @@ import struct
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -20,7 +20,7 @@ import numpy as np
 import papermill as pm
 import pytest
 import torch
-from PIL import Image
+from PIL import ExifTags, Image
 from safetensors import torch as safetensors
 
 from cilkit.data.augmentation import Augmentation
@@ -117,12 +117,50 @@ def nothing(place: Place) -> None:
     """The input of the call itself is what is wrong."""
 
 
+def with_lists(group: str | None = None, more_of: str = "", line: str = ""):
+    """The layout "folders", a list for each city; one has another's lines too, or one more."""
+
+    def damage(place: Place) -> None:
+        place.split('layout = "cityscapes"', 'layout = "folders"')
+        images = sorted(place.root.glob("leftImg8bit/*/*/*.png"))
+        labels = sorted(place.root.glob("gtFine/*/*/*.png"))
+        lines = {
+            image.parent.name: "/".join(["", *image.parts[-4:]])
+            + " "
+            + "/".join(["", *label.parts[-4:]])
+            for image, label in zip(images, labels, strict=True)
+        }
+        (place.root / "lists").mkdir()
+        for name, own in lines.items():
+            more = [lines.get(more_of, ""), line] if name == group else []
+            (place.root / "lists" / f"{name}.txt").write_text("\n".join([own, *more]))
+
+    return damage
+
+
 def picture(which: str, pixels: np.ndarray, mode: str | None = None, kind: str = "PNG"):
     def damage(place: Place) -> None:
         image = Image.fromarray(pixels)
         (image if mode is None else image.convert(mode)).save(getattr(place, which), kind)
 
     return damage
+
+
+def as_jpeg(which: str, pixels: np.ndarray, mode: str | None = None, turned: int = 1):
+    """A JPEG of the same name for a picture; `turned` is the orientation in its EXIF data."""
+
+    def damage(place: Place) -> None:
+        exif = Image.Exif()
+        exif[ExifTags.Base.Orientation] = turned
+        file = getattr(place, which)
+        file.unlink()
+        Image.fromarray(pixels).convert(mode).save(file.with_suffix(".jpg"), exif=exif)
+
+    return damage
+
+
+def cut_off(file: Path) -> None:
+    file.write_bytes(file.read_bytes()[:-100])
 
 
 def every_label(change: Callable[[np.ndarray], np.ndarray], part: str = "*"):
@@ -182,6 +220,10 @@ def flipped(before: bytes) -> bytes:
 
 def split(old: str, new: str):
     return lambda place: place.split(old, new)
+
+
+def orders(classes: str):
+    return split("[test] ", f'[[orders]]\nname = "mine"\n{classes}\n[test] ')
 
 
 def link(which: str, target: str | None):
@@ -272,6 +314,7 @@ ROAD = np.full((32, 64), 7, dtype=np.uint8)
 TRAIN_IDS = np.tile(np.array([0, 1, 18, 255], dtype=np.uint8), (32, 16))
 A_PATH = "wanted a path as text: "
 A_SEED = "; wanted a whole number from 0, without quotes: SEED = 7 .* papermill's -p SEED 7"
+WATCHING = replace(get_method("CIL"), features=("encodr",))
 PRESETS = "choose one of: smoke, quick, long, paper, released"
 
 # fmt: off
@@ -339,13 +382,41 @@ DATA = [
      "'terrain' .id 22.* stage T1; .*or like classes counted from 1 with void 0; wanted label ids"),
     ("no sky in the test images", every_label(lambda ids: np.where(ids == 23, 0, ids), "val"),
      trained, r"'sky' \(id 23\) in the 3 images of the test set. Correct the labels.*absent = ."),
-    ("JPEG image", lambda p: p.image.rename(p.image.with_suffix(".jpg")), opened,
-     "no images in .*aachen; found 1 .jpg files, and the kit reads PNG alone; save them as PNG"),
+    ("TIFF image", lambda p: p.image.rename(p.image.with_suffix(".tif")), opened,
+     "no images in .*aachen; found 1 .tif files, and the kit reads PNG, and JPEG for images; save"),
+    ("PNG called JPEG", lambda p: p.image.rename(p.image.with_suffix(".jpg")), trained,
+     "leftImg8bit.jpg cannot be read as an image .*download it again"),
+    ("JPEG in four printing inks", as_jpeg("image", RGBA, "CMYK"), trained,
+     "leftImg8bit.jpg has mode CMYK; wanted 8 bits a colour and no alpha; save it as RGB"),
+    ("JPEG cut off", lambda p: (as_jpeg("image", RGB)(p), cut_off(p.image)), trained,
+     "leftImg8bit.jpg cannot be read as an image .*download it again"),
+    ("photograph that is on its side", as_jpeg("image", RGB, turned=6), trained,
+     "labelIds.png is 32 x 64 pixels but its image .*jpg is 64 x 32; they must be equal .* EXIF"),
+    ("JPEG label", as_jpeg("label", ROAD), opened,
+     "1 image files have no label.*: found 1 JPEG files: JPEG keeps values only nearly, and a "
+     "label id must be exact; save labels as PNG, from what they were before"),
+    ("list with a missing image", with_lists("ulm", line="old/ulm_7"), opened,
+     r"ulm.txt, line 3: no file .*images.old.ulm_7 with the ending .png or .jpg or .jpeg; add it, "
+     "or take the line out"),
+    ("list that is no text", lambda p: (with_lists()(p),
+                                        (p.root / "lists" / "ulm.txt").write_bytes(b"\xff\xfe")),
+     opened, r"ulm.txt cannot be read \(.*\); wanted a text with a line for each image"),
+    ("group without a list", lambda p: (with_lists()(p), (p.root / "lists" / "ulm.txt").unlink()),
+     opened, "group 'ulm' not found: neither the list .* nor the folder .*images.ulm; found the l"),
+    ("image in two stages", with_lists("ulm", more_of="aachen"), opened,
+     "aachen.*png is in group 'aachen' of stage T1 and in group 'ulm' of stage T2, and they share "
+     "no image under rule 'partitioned'; take it out of one of them, or write rule = .overlapped"),
+    ("image trained on and tested on", with_lists("lindau", more_of="ulm"), opened,
+     "ulm.*png is in group 'ulm' of stage T2 and in group 'lindau' of the test set, and they share "
+     "no image under rule 'partitioned'; take it out of one of them$"),
     ("only labelTrainIds", lambda p: p.label.rename(
         p.label.with_name(p.label.name.replace("labelIds", "labelTrainIds"))), opened,
      "1 image files have no label.*found 1 files ending in _labelTrainIds.png.*; wanted those"),
     ("image in two files", lambda p: shutil.copy(p.image, p.image.with_suffix(".PnG")), opened,
-     "differ in capital letters alone; remove one"),
+     "differ in the ending alone; remove one"),
+    ("image as PNG and as JPEG",
+     lambda p: shutil.copy(p.image, p.image.with_suffix(".jpg")), opened,
+     "leftImg8bit.png and .*leftImg8bit.jpg differ in the ending alone; remove one"),
     ("folder one level too deep", nothing, lambda p: open_data(p.root.parent),
      "neither leftImg8bit/ .*; they lie deeper: set DATA to .*tinyscapes. See .*, or set DATA"),
     ("folder of a part", nothing, lambda p: open_data(p.root / "gtFine"),
@@ -384,7 +455,7 @@ SPLIT = [
     ("nested without end", lambda p: (p.root / "split.toml").write_text("a = " + "[" * 9999),
      opened, "split.toml is not a TOML file: .*recursion"),
     ("split file that is a folder", nothing, lambda p: load_split(p.root),
-     "no split file .*; use one of: camvid, cityscapes, or the path of your own .toml"),
+     "no split file .*; use one of: camvid, cityscapes, .*, or the path of your own .toml"),
     ("split file that may not be read",
      lambda p: (p.split("aachen = 174", "aachen = 1"),
                 refused("read_text", lambda f: f.name == "split.toml")(p)), opened,
@@ -398,7 +469,7 @@ SPLIT = [
     ("a test city in a stage", split('["bremen", "cologne"', '["bremen", "lindau"'), opened,
      "city 'lindau' appears twice; a city belongs to one stage, or to test, or is held back"),
     ("a test city by another path", split('["bremen", "cologne"', '["bremen", "../val/lindau"'),
-     opened, r"city '\.\./val/lindau' is no name of a folder; write it without / and \.\."),
+     opened, r"'\.\./val/lindau' is no name of a folder or a list; write it without / and \.\."),
     ("held-back cities as text", split('cities = ["erfurt"]', 'cities = "erfurt"'), opened,
      f"cities of held_back is 'erfurt'; wanted a list.*{UP}"),
     ("class in no stage", split('"sidewalk", "vegetation"', '"vegetation"'), opened,
@@ -433,6 +504,32 @@ SPLIT = [
      r"colour of 'sidewalk' is \[244, 35, 232, 1\]; wanted three numbers 0 to 255"),
     ("unknown layout", split('layout = "cityscapes"', 'layout = "cityscape"'), opened,
      r"unknown layout 'cityscape' \(did you mean 'cityscapes'\?\); choose one of: cityscapes, "),
+    ("unknown rule", split('layout = "cityscapes"', 'layout = "cityscapes"\nrule = "overlap"\n#'),
+     opened, r"unknown rule 'overlap' \(did you mean 'overlapped'\?\); choose one of: partition"),
+    ("rule that leaves a stage without images",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\nrule = "disjoint"\n#'), trained,
+     "rule 'disjoint' leaves stage 'T1' none of the 4 images of aachen, dusseldorf, .* to learn "
+     "road, .* from; add images, or change the rule, which data/README.md explains, or the"),
+    ("two words for the cities of a stage",
+     split('cities = ["erfurt"]', 'cities = []\ngroups = []'), opened,
+     f"cities and groups of held_back are two words for the same; keep one.*{UP}"),
+    ("class again that was never learned",
+     split('name = "T2"', 'name = "T2"\nagain = ["car"]'), opened,
+     "unknown class of an earlier stage under again of stage 'T2' 'car'; choose one of: road, "),
+    ("background of a later stage",
+     split('layout = "cityscapes"', 'layout = "cityscapes"\nbackground = "car"\n#'), opened,
+     "unknown class of the first stage as background 'car'; choose one of: road, sidewalk"),
+    ("order that leaves a class out", orders('classes = ["road", "sidewalk"]'), opened,
+     "order 'mine' leaves out 'vegetation', 'terrain', .*'bicycle'; name every class once"),
+    ("order with a class twice", orders('classes = ["road", "road"]'), opened,
+     "class 'road' appears twice; order 'mine' names each class once"),
+    ("order with an unknown class", orders('classes = ["roads"]'), opened,
+     r"unknown class of order 'mine' 'roads' \(did you mean 'road'\?\)"),
+    ("unknown order", split('layout = "cityscapes"', 'layout = "cityscapes"\norder = "mine"\n#'),
+     opened, "unknown order 'mine'; choose one of: a whole number from 0, the seed of a shuffle"),
+    ("negative seed of an order", split('layout = "cityscapes"',
+                                        'layout = "cityscapes"\norder = -1\n#'),
+     opened, "unknown order -1; choose one of: a whole number from 0, the seed"),
     ("unknown entry", split('layout = "cityscapes"', 'layout = "cityscapes"\npart = 3\n#'), opened,
      r"unknown entry 'part' \(did you mean 'parts'\?\); choose one of: name, layout"),
     ("missing entry", split('layout = "cityscapes"', "#"), opened, f"it lacks 'layout'.*{UP}"),
@@ -459,6 +556,8 @@ NAME = [
      r"unknown method \['FT', 'FE'\].*; choose one of: FT, FE"),
     ("unknown method of a memory", nothing, lambda p: p.study().memory("T1", "LVM"),
      r"unknown method 'LVM' \(did you mean 'LWM'\?\)"),
+    ("unknown layer", nothing, lambda p: p.study().run("T2", WATCHING),
+     r"unknown layer 'encodr' \(did you mean 'encoder'\?\); choose one of: encoder, encoder.init"),
     ("unknown stage", nothing, lambda p: p.study().run("T22", "CIL"),
      r"unknown stage 'T22' \(did you mean 'T2'\?\); choose one of: T1, T2, T3"),
     ("stage as a number", nothing, lambda p: p.study().run(2),
@@ -520,6 +619,8 @@ PARAMETER = [
           ("augmentation", "none", "an Augmentation(...)"),
           ("encoder_weights", 7, "a path as text"),
       )),
+    ("unknown network", nothing, study(network="erf"),
+     r"unknown network 'erf'.*; choose one of: ERFNet, LRASPP. One of your own needs an entry"),
     ("unknown precision", nothing, study(precision="bf16_mixed"),
      r"unknown precision 'bf16_mixed' \(did you mean 'bf16-mixed'\?\); choose one of: auto, 32"),
     *((f"{name} = {value!r}", nothing, augmented(**{name: value}),

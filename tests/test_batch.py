@@ -7,11 +7,11 @@ from itertools import combinations, pairwise
 import pytest
 from stages import tiny_stages
 
-from cilkit.methods import FIRST_STAGE, METHODS, NEW_TEACHER, SS
+from cilkit.methods import FIRST_STAGE, LATER_METHODS, METHODS, NEW_TEACHER, SS
 from cilkit.study import batch, job
 from cilkit.study.batch import encoded, read
 
-CHOICES = [method.name for method in (SS, *METHODS.values())]
+CHOICES = [method.name for method in (SS, *METHODS.values(), *LATER_METHODS.values())]
 
 
 def test_nothing_given_is_the_quick_study_of_all_methods_on_toyscapes():

@@ -5,7 +5,16 @@ import pytest
 import torch
 import torchvision
 
-from cilkit.classes import VOID, Stage, belongs, joined, restrict, task_title
+from cilkit.classes import (
+    HIDDEN,
+    UNLISTED_ID,
+    VOID,
+    Stage,
+    belongs,
+    joined,
+    restrict,
+    task_title,
+)
 from cilkit.data.scenes import open_data
 from cilkit.splits import SPLITS, load_split
 
@@ -212,12 +221,18 @@ def test_the_lookup_sends_classes_to_channels_and_void_ids_to_void(split):
     assert table[34] not in (VOID, *range(19))  # an id that Cityscapes does not have
 
 
-def test_the_palette_shows_each_channel_in_its_colour_and_void_in_black(split):
+def test_a_label_has_a_name(split):
+    names = [split.label_name(label) for label in (0, 18, HIDDEN, VOID)]
+    assert names == ["road", "bicycle", "hidden", "void"]
+
+
+def test_the_palette_shows_each_channel_in_its_colour_hidden_white_and_void_black(split):
     palette = split.palette()
     assert palette.shape == (256, 3) and palette.dtype == np.uint8
     assert palette[0].tolist() == [128, 64, 128]  # road
     assert palette[18].tolist() == [119, 11, 32]  # bicycle
-    assert not palette[19:].any()
+    assert (palette[HIDDEN] == 255).all() and not palette[19:HIDDEN].any()
+    assert not palette[VOID].any()
 
 
 # rules for pixels
@@ -228,6 +243,7 @@ def test_belongs_is_true_inside_the_slice_only():
     assert belongs(labels, slice(5, 11)).tolist() == [False, False, True, True, False, False]
     assert belongs(labels, slice(0, 5)).tolist() == [True, True, False, False, False, False]
     assert not belongs(labels, slice(0, 0)).any()
+    assert not belongs(torch.tensor([HIDDEN, VOID]), slice(0, UNLISTED_ID)).any()  # no channel
 
 
 def test_restrict_counts_from_the_first_class_and_hides_the_rest():
@@ -235,6 +251,8 @@ def test_restrict_counts_from_the_first_class_and_hides_the_rest():
     assert restrict(labels, slice(5, 11)).tolist() == [[VOID, VOID, 0], [5, VOID, VOID]]
     assert restrict(labels, slice(0, 11)).tolist() == [[0, 4, 5], [10, VOID, VOID]]
     assert restrict(labels, slice(5, 11)).dtype == torch.long
+    hidden = labels.where(labels > 4, HIDDEN)
+    assert restrict(hidden, slice(5, 11)).equal(restrict(labels, slice(5, 11)))
     assert labels.tolist() == [[0, 4, 5], [10, 11, VOID]]  # the argument stays as it was
 
 
@@ -257,6 +275,12 @@ def test_a_split_file_of_ones_own_is_read(write_mine):
     assert (split.test_cities, split.held_back) == (("moor",), ("fen",))
     assert split.images == () and split.parts == 1
     assert load_split(str(write_mine())) == split
+
+
+def test_a_class_of_the_first_stage_may_be_the_background(write_mine):
+    assert load_split(write_mine()).background is None
+    split = load_split(write_mine("void = [0, 9]", 'void = [0, 9]\nbackground = "grass"'))
+    assert split.background == "grass" and split.channel(split.background) == 1
 
 
 def test_held_back_cities_may_be_left_out(write_mine):
@@ -285,7 +309,6 @@ def test_held_back_cities_may_be_left_out(write_mine):
         ("[4, 5, 6]", "[4, 5]", r"colour of 'path' is \[4, 5\]; wanted three numbers 0 to 255"),
         ("[4, 5, 6]", "[4, 5, 256]", r"colour of 'path' is \[4, 5, 256\]"),
         ("[4, 5, 6]", '["red", 5, 6]', "colour of 'path' is"),
-        ('"cityscapes"', '"cityscape"', r"layout 'cityscape' \(did you mean 'cityscapes'\?\)"),
         ('layout = "cityscapes"\n', "", "it lacks 'layout'"),
         ("void = [0, 9]\n", "", "it lacks 'void'"),
         ('name = "mine"\n', "", "it lacks 'name'"),
@@ -293,6 +316,12 @@ def test_held_back_cities_may_be_left_out(write_mine):
         ('cities = ["dale"]\n', "", "it lacks 'cities'"),
         ("{ id = 2, colour", "{ colour", "it lacks 'id'"),
         ("void = [0, 9]", "void = 0", "split file"),
+        (
+            "void = [0, 9]",
+            'void = [0, 9]\nbackground = "sheep"',
+            "unknown class of the first stage as background 'sheep'; choose one of: path, grass",
+        ),
+        ("void = [0, 9]", "void = [0, 9]\nbackground = 0", "background is 0; wanted a text"),
         ("void = [0, 9]", "void = [0, 9", "is not a TOML file"),
     ],
 )
@@ -324,10 +353,147 @@ def test_more_classes_than_an_8_bit_image_holds_are_refused(tmp_path):
 
 
 def test_a_missing_split_file_is_answered_with_the_ones_there_are(tmp_path):
-    with pytest.raises(FileNotFoundError, match="use one of: camvid, cityscapes, or the path"):
+    with pytest.raises(FileNotFoundError, match="use one of: camvid, cityscapes, .* or the path"):
         load_split("kitti")
     with pytest.raises(FileNotFoundError, match=r"no split file .*mine\.toml"):
         load_split(tmp_path / "mine.toml")
+
+
+def ids_of(split, *names):
+    return [split.classes[split.channel(name)].label_id for name in names]
+
+
+@pytest.mark.parametrize(
+    ("shown", "disjoint", "overlapped"),  # the stages that see an image of these classes
+    [
+        (["background", "cat"], ["T1"], ["T1"]),
+        (["background", "cat", "train"], ["T2"], ["T1", "T2"]),
+        (["background", "sheep", "tvmonitor"], ["T2"], ["T2"]),
+        (["background"], [], []),
+        (["cat"], ["T1"], ["T1"]),
+        ([], [], []),
+    ],
+)
+def test_a_rule_reads_from_the_classes_of_an_image_which_stages_see_it(shown, disjoint, overlapped):
+    for rule, wanted in (
+        ("disjoint", disjoint),
+        ("overlapped", overlapped),
+        ("partitioned", ["T1", "T2"]),
+    ):
+        split = replace(load_split("voc_15-5"), rule=rule)
+        ids = [*ids_of(split, *shown), 255]
+        assert [stage.name for stage in split.stages if split.sees(stage, ids)] == wanted, rule
+
+
+def test_under_disjoint_an_image_with_an_object_is_in_exactly_one_stage():
+    split = replace(load_split("voc_10-1"), rule="disjoint")
+    rng = np.random.default_rng(0)
+    for count in rng.integers(1, 6, 50):
+        ids = [0, *rng.choice(np.arange(1, 21), count, replace=False).tolist()]
+        assert sum(split.sees(stage, ids) for stage in split.stages) == 1
+
+
+def test_a_class_counts_for_a_rule_unless_it_is_the_background():
+    split = replace(load_split("voc_15-5"), background=None)
+    assert split.sees(split.stage("T1"), [0, 20])
+    split = replace(split, background="background")
+    assert not split.sees(split.stage("T1"), [0, 20])
+
+
+SHARED = MINE.replace(
+    'layout = "cityscapes"', 'layout = "cityscapes"\nrule = "overlapped"'
+).replace('cities = ["dale"]', 'cities = ["dale", "hill"]')
+
+
+def test_stages_share_a_group_where_the_rule_reads_the_labels(tmp_path):
+    file = tmp_path / "shared.toml"
+    file.write_text(SHARED)
+    split = load_split(file)
+    assert [stage.cities for stage in split.stages] == [("hill",), ("dale", "hill")]
+    assert split.train_cities == ("hill", "dale")
+    assert split.cities == ("hill", "dale", "moor", "fen")
+    file.write_text(SHARED.replace('rule = "overlapped"', 'rule = "partitioned"'))
+    with pytest.raises(ValueError, match="city 'hill' appears twice; a city belongs to one stage"):
+        load_split(file)
+    file.write_text(SHARED.replace('cities = ["moor"]', 'cities = ["hill"]'))
+    with pytest.raises(ValueError, match="city 'hill' appears twice"):
+        load_split(file)
+
+
+def test_groups_of_train_are_those_of_all_stages_that_name_none(tmp_path):
+    file = tmp_path / "train.toml"
+    text = SHARED.replace("cities", "groups").replace('groups = ["hill"]\n', "", 1)
+    file.write_text(text + '[train]\ngroups = ["heath"]\n')
+    assert [stage.cities for stage in load_split(file).stages] == [("heath",), ("dale", "hill")]
+    file.write_text(text)
+    with pytest.raises(ValueError, match="it lacks 'cities' of stage 'T1'"):
+        load_split(file)
+
+
+def ordered(tmp_path, lines, name="voc_10-1"):
+    """A split of the kit with more lines at the top and at the end of its file."""
+    file = tmp_path / "ordered.toml"
+    file.write_text(f"{lines[0]}\n{(SPLITS / f'{name}.toml').read_text()}\n{lines[1]}")
+    return load_split(file)
+
+
+def test_an_order_deals_the_classes_out_again_and_the_stages_keep_their_sizes(tmp_path):
+    plain = load_split("cityscapes")
+    classes = plain.names()[::-1]
+    text = f'[[orders]]\nname = "backwards"\nclasses = {classes}'
+    split = ordered(tmp_path, ('order = "backwards"', text), "cityscapes")
+    assert split.names() == classes and split.stages == plain.stages
+    assert split.names(split.stage("T1").new) == classes[:5]
+    assert set(split.classes) == set(plain.classes)  # ids and colours stay with their names
+    assert ordered(tmp_path, ("", text), "cityscapes") == plain
+
+
+def test_a_seed_shuffles_the_classes_over_the_stages_and_leaves_the_background(tmp_path):
+    plain = load_split("voc_10-1")
+    splits = [ordered(tmp_path, (f"order = {seed}", "")) for seed in (0, 1, 1)]
+    assert splits[1] == splits[2]
+    assert len({tuple(split.names()) for split in (plain, *splits)}) == 3
+    for split in splits:
+        assert split.names()[0] == "background" and set(split.classes) == set(plain.classes)
+        assert split.stages == plain.stages
+    firsts = {ordered(tmp_path, (f"order = {seed}", "")).names()[-1] for seed in range(40)}
+    assert len(firsts) > 10  # any class may come last
+
+
+def test_a_seed_gives_the_same_order_in_every_version_of_the_kit(tmp_path):
+    split = ordered(tmp_path, ("order = 0", ""), "camvid")
+    assert split.names() == [
+        "sign",
+        "bicyclist",
+        "road",
+        "building",
+        "pole",
+        "tree",
+        "fence",
+        "sky",
+        "pavement",
+        "pedestrian",
+        "car",
+    ]
+
+
+def test_an_order_may_not_move_the_background_to_a_later_stage(tmp_path):
+    classes = load_split("voc_10-1").names()
+    for place, message in (
+        (10, None),
+        (11, "puts the background 'background' after the first stage"),
+    ):
+        moved = [*classes[1 : place + 1], "background", *classes[place + 1 :]]
+        lines = 'order = "moved"', f'[[orders]]\nname = "moved"\nclasses = {moved}'
+        if message is None:
+            assert ordered(tmp_path, lines).names() == moved
+        else:
+            with pytest.raises(ValueError, match=f"order 'moved' {message}.*among the first 11"):
+                ordered(tmp_path, lines)
+
+
+def test_a_split_of_cities_partitions_them_unless_it_says_otherwise(split):
+    assert split.rule == "partitioned" and split.background is None
 
 
 def test_every_split_file_of_the_kit_can_be_read():
@@ -342,8 +508,8 @@ def test_a_split_file_in_a_data_folder_replaces_the_papers(tmp_path, write_citys
     (root / "split.toml").write_text(MINE)
     data = open_data(root)
     assert data.split == split
-    assert [sample.city for sample in data.train] == ["hill", "dale"]
-    assert [sample.city for sample in data.test] == ["moor"]
+    assert [sample.group for sample in data.train] == ["hill", "dale"]
+    assert [sample.group for sample in data.test] == ["moor"]
     _, labels = data.stage("T2")[0]
     assert set(labels.unique().tolist()) == {2, VOID}
 

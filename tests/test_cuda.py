@@ -13,7 +13,7 @@ from test_loop import Stop, Stopping, same
 
 from cilkit import fast_metrics, metrics
 from cilkit.classes import VOID
-from cilkit.methods import METHODS, Step
+from cilkit.methods import LATER_METHODS, METHODS, Step
 from cilkit.metrics import MeanIoU
 from cilkit.training import loop
 from cilkit.training.evaluation import evaluate, make_fabric, predict, same_size
@@ -46,7 +46,7 @@ def train(scenes, tiny, make_network, small):
         if method.memory is not None:
             given = {"memory": [scenes.stage("T1").subset(range(2))]}
             given["new_teacher"] = make_network(6, seed=1)
-        images = scenes.stage("T2", method.labels).subset(range(6))
+        images = scenes.stage("T2", method.labels, hidden=method.hidden).subset(range(6))
         stage, teacher = scenes.split.stage("T2"), make_network(5)
         return fit_stage(method, images, stage, teacher, config, checkpoint=kept, **given)
 
@@ -82,7 +82,7 @@ def test_losses_and_gradients_are_those_of_a_cpu_to_float32(name):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("name", ["T1", *METHODS])
+@pytest.mark.parametrize("name", ["T1", *METHODS, *LATER_METHODS])
 def test_every_method_trains_and_stays_finite(train, name, precision):
     network, history = train(name, precision=precision)
     assert len(history) == 2 and history.map(lambda value: abs(value) < 1e6).all(axis=None)
@@ -92,7 +92,7 @@ def test_every_method_trains_and_stays_finite(train, name, precision):
 
 
 @pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
-@pytest.mark.parametrize("name", ["T1", *METHODS])
+@pytest.mark.parametrize("name", ["T1", *METHODS, *LATER_METHODS])
 def test_a_stopped_training_ends_with_the_same_bits_where_algorithms_are_deterministic(
     train, deterministic, tmp_path, name, precision
 ):

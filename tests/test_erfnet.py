@@ -9,9 +9,6 @@ from cilkit.networks.erfnet import (
     Encoder,
     ERFNet,
     NonBottleneck1d,
-    add_classes,
-    add_decoder,
-    start_as_identity,
 )
 
 
@@ -170,111 +167,9 @@ def test_the_forward_pass_is_that_of_the_reference_architecture(network, images)
     torch.testing.assert_close(network(images), reference(network.state_dict(), images))
 
 
-def test_several_decoders_are_concatenated_oldest_first(images, make_network):
-    network = make_network(5, 6, 8)
-    logits = network(images)
-    assert logits.shape == (2, 19, 16, 24) and network.num_classes == 19
-    features = network.encoder(images)
-    for decoder, channels in zip(
-        network.decoders, (slice(0, 5), slice(5, 11), slice(11, 19)), strict=True
-    ):
-        assert decoder(features).equal(logits[:, channels])
-
-
-@pytest.mark.parametrize(("height", "width"), [(12, 24), (16, 20), (15, 17)])
-def test_a_size_that_cannot_be_halved_three_times_is_refused(network, height, width):
-    with pytest.raises(ValueError, match=f"{height} x {width} pixels.*multiples of 8"):
-        network(torch.zeros(1, 3, height, width))
-
-
-@pytest.mark.parametrize("classes", [(0,), (-1,), (2.5,), ("5",), (5, 0)])
-def test_a_number_of_classes_that_makes_no_sense_is_refused(classes):
-    with pytest.raises(ValueError, match="wanted a whole number from 1"):
-        ERFNet(*classes)
-
-
-def test_normalise_is_the_mean_and_deviation_of_imagenet(network, images):
-    normalising = ERFNet(5, normalise=True).eval()
-    normalising.load_state_dict(network.state_dict())  # it adds no parameter
-    mean = torch.tensor([0.485, 0.456, 0.406]).view(3, 1, 1)
-    deviation = torch.tensor([0.229, 0.224, 0.225]).view(3, 1, 1)
-    torch.testing.assert_close(normalising(images), network((images - mean) / deviation))
-    assert not torch.allclose(normalising(images), network(images))
-
-
-# more classes
-
-
-def test_add_classes_widens_the_last_layer_and_keeps_all_that_was_learned(network, images):
-    wider = add_classes(network, 6).eval()
-    assert wider.num_classes == 11 and network.num_classes == 5
-    old, new = network.state_dict(), wider.state_dict()
-    assert new.keys() == old.keys()
-    for key in old:
-        if key == "decoder.output_conv.weight":
-            assert new[key].shape == (16, 11, 2, 2) and new[key][:, :5].equal(old[key])
-        elif key == "decoder.output_conv.bias":
-            assert new[key].shape == (11,) and new[key][:5].equal(old[key])
-        else:
-            assert new[key].equal(old[key])
-    with torch.no_grad():
-        logits = wider(images)
-        torch.testing.assert_close(logits[:, :5], network(images))
-    assert logits[:, 5:].abs().sum(dim=(0, 2, 3)).min() > 0  # the new channels are alive
-
-
-def test_add_classes_copies(network):
-    wider = add_classes(network, 6)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    with torch.no_grad():
-        for parameter in wider.parameters():
-            parameter.add_(1)
-    assert all(network.state_dict()[key].equal(before[key]) for key in before)
-
-
-def test_add_classes_draws_the_new_channels_anew(network):
-    with torch.random.fork_rng():
-        torch.manual_seed(0)
-        one, other = (add_classes(network, 6).decoder.output_conv.weight for _ in range(2))
-    assert one[:, :5].equal(other[:, :5])
-    assert not one[:, 5:].equal(other[:, 5:])
-
-
-def test_add_decoder_keeps_the_old_outputs_exactly(network, images):
-    grown = add_decoder(network, 6).eval()
-    assert grown.num_classes == 11 and network.num_classes == 5
-    assert [decoder.num_classes for decoder in grown.decoders] == [5, 6]
-    with torch.no_grad():
-        assert grown(images)[:, :5].equal(network(images))
-    again = add_decoder(grown, 8).eval()
-    assert [decoder.num_classes for decoder in again.decoders] == [5, 6, 8]
-    with torch.no_grad():
-        assert again(images)[:, :11].equal(grown(images))
-
-
-def test_add_decoder_copies(network):
-    grown = add_decoder(network, 6)
-    before = {key: value.clone() for key, value in network.state_dict().items()}
-    with torch.no_grad():
-        for parameter in grown.parameters():
-            parameter.add_(1)
-    assert all(network.state_dict()[key].equal(before[key]) for key in before)
-
-
-@pytest.mark.parametrize("grow", [add_classes, add_decoder])
-def test_a_grown_network_normalises_like_the_one_it_was(grow):
-    assert grow(ERFNet(5, normalise=True), 6).normalise is True
-    assert grow(ERFNet(5), 6).normalise is False
-
-
-def test_classes_cannot_be_added_to_the_last_layer_of_two_decoders(network):
-    with pytest.raises(ValueError, match="the network has 2 decoders.*Use add_decoder"):
-        add_classes(add_decoder(network, 6), 8)
-
-
 def test_blocks_that_start_as_the_identity_hand_their_input_on():
     network = ERFNet(5)
-    start_as_identity(network)
+    network.start_as_identity(network)
     blocks = [module for module in network.modules() if isinstance(module, NonBottleneck1d)]
     assert len(blocks) == 13 + 4
     for block in blocks:

@@ -4,10 +4,12 @@ import torch
 from PIL import Image
 from torch.utils.data import DataLoader
 
-from cilkit.classes import VOID
+from cilkit.classes import HIDDEN, VOID
+from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
+from cilkit.splits import load_split
 
-HIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
+FORBIDDEN = {"T1": set(range(5, 19)), "T2": {*range(5), *range(11, 19)}, "T3": set(range(11))}
 
 
 def true_channels(sample, split):
@@ -23,9 +25,9 @@ def true_channels(sample, split):
 def test_a_stage_has_the_images_of_its_cities_only(scenes, name):
     stage = scenes.split.stage(name)
     data = scenes.stage(name)
-    assert [sample.city for sample in data.samples] == list(stage.cities)
-    assert all(sample.image.parent.name == sample.city for sample in data.samples)
-    assert all(sample.label.parent.name == sample.city for sample in data.samples)
+    assert [sample.group for sample in data.samples] == list(stage.cities)
+    assert all(sample.image.parent.name == sample.group for sample in data.samples)
+    assert all(sample.label.parent.name == sample.group for sample in data.samples)
 
 
 @pytest.mark.parametrize("name", ["T1", "T2", "T3"])
@@ -39,7 +41,7 @@ def test_labels_a_stage_may_not_see_are_void_in_the_tensor_already(scenes, name)
         assert labels.equal(torch.where(allowed, truth, VOID))
         seen |= set(labels.unique().tolist())
     assert seen == {*range(new.start, new.stop), VOID}
-    assert not seen & HIDDEN[name]
+    assert not seen & FORBIDDEN[name]
 
 
 def test_with_all_labels_a_stage_sees_the_old_classes_but_not_the_coming_ones(scenes):
@@ -50,10 +52,52 @@ def test_with_all_labels_a_stage_sees_the_old_classes_but_not_the_coming_ones(sc
         assert data[index][1].equal(torch.where(truth < 11, truth, VOID))
 
 
+@pytest.mark.parametrize("labels", ["new", "all"])
+def test_where_a_label_is_hidden_may_show_but_not_which_it_is(scenes, labels):
+    data = scenes.stage("T2", labels, hidden=True)
+    first, seen = 5 if labels == "new" else 0, set()
+    for view in (data, data.subset(range(len(data)))):
+        for index, sample in enumerate(view.samples):
+            truth = true_channels(sample, scenes.split)
+            shown = (truth >= first) & (truth < 11)
+            instead = torch.where(truth == VOID, VOID, HIDDEN)
+            assert view[index][1].equal(torch.where(shown, truth, instead))
+            seen |= set(view[index][1].unique().tolist())
+    assert seen == {*range(first, 11), HIDDEN, VOID}
+
+
+def test_an_id_that_the_split_does_not_name_is_void_and_not_hidden(scenes):
+    by_id = scenes.stage("T2", hidden=True)._visible_label
+    assert by_id[77] == VOID and by_id[7] == HIDDEN  # 7 is road
+
+
+@pytest.mark.parametrize(
+    ("stage", "labels", "hidden", "wanted"),
+    [
+        ("T1", "new", False, {0: "background", 1: "aeroplane", 16: "background", 17: "background"}),
+        ("T2", "new", False, {0: VOID, 1: VOID, 16: "pottedplant", 17: VOID}),
+        ("T2", "new", True, {0: HIDDEN, 1: HIDDEN, 16: "pottedplant", 17: HIDDEN}),
+        (
+            "T2",
+            "all",
+            False,
+            {0: "background", 1: "aeroplane", 16: "pottedplant", 17: "background"},
+        ),
+    ],
+)
+def test_later_classes_are_background_where_that_is_seen(stage, labels, hidden, wanted):
+    split = load_split("voc_15-1")  # 16 is pottedplant of T2, 17 is sheep of T3
+    view = LabelledImages([], split, split.stage(stage).visible(labels), hidden=hidden)
+    for label_id, name in wanted.items():
+        channel = split.channel(name) if isinstance(name, str) else name
+        assert view._visible_label[label_id] == channel, label_id
+    assert view._visible_label[255] == VOID  # the border
+
+
 def test_single_stage_training_sees_all_images_and_labels_up_to_its_stage(scenes):
     data = scenes.single_stage("T2")
     wanted = scenes.split.stage("T1").cities + scenes.split.stage("T2").cities
-    assert tuple(sample.city for sample in data.samples) == wanted
+    assert tuple(sample.group for sample in data.samples) == wanted
     for index, sample in enumerate(data.samples):
         truth = true_channels(sample, scenes.split)
         assert data[index][1].equal(torch.where(truth < 11, truth, VOID))
@@ -68,7 +112,7 @@ def test_single_stage_at_t1_is_stage_t1(scenes):
 def test_the_test_set_is_labelled_with_what_was_learned_up_to_the_stage(scenes):
     for name, stop in (("T1", 5), ("T2", 11), ("T3", 19)):
         data = scenes.test_set(name)
-        assert [sample.city for sample in data.samples] == ["frankfurt", "lindau", "munster"]
+        assert [sample.group for sample in data.samples] == ["frankfurt", "lindau", "munster"]
         for index, sample in enumerate(data.samples):
             truth = true_channels(sample, scenes.split)
             assert data[index][1].equal(torch.where(truth < stop, truth, VOID))
@@ -96,7 +140,7 @@ def test_a_subset_is_some_of_the_images_in_the_order_asked_for(scenes):
 
 def test_the_held_back_city_is_in_no_set(scenes):
     assert (scenes.root / "leftImg8bit" / "train" / "erfurt").is_dir()
-    assert "erfurt" not in {sample.city for sample in scenes.train + scenes.test}
+    assert "erfurt" not in {sample.group for sample in scenes.train + scenes.test}
 
 
 def test_an_item_is_a_float_image_from_0_to_1_and_long_labels(scenes):

@@ -1,10 +1,11 @@
 import os
+from dataclasses import replace
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from cilkit.data import label_check
+from cilkit.data import png
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
 from cilkit.splits import SPLITS, load_split
@@ -123,8 +124,8 @@ def test_foreign_ids_in_any_file_are_named_before_anything_is_trained(folder):
 
 def test_a_label_file_is_read_once_and_again_when_it_changes(folder, monkeypatch):
     read = []
-    real = label_check.ids_in
-    monkeypatch.setattr(label_check, "ids_in", lambda file: read.append(file) or real(file))
+    real = png.ids_in
+    monkeypatch.setattr(png, "ids_in", lambda file: read.append(file) or real(file))
     for _ in range(2):
         check_labels(open_data(folder))
     assert len(read) == len(set(read)) == 17 + 3
@@ -144,3 +145,9 @@ def test_the_real_camvid_shows_each_class(camvid):
 
 def test_the_real_cityscapes_shows_each_class(cityscapes):
     check_labels(open_data(cityscapes))
+
+
+def test_a_background_is_recorded_where_there_is_one_as_it_decides_what_is_learned():
+    split = load_split()
+    assert "background" not in study_module._recorded(split)  # runs of an older kit still match
+    assert study_module._recorded(replace(split, background="sky"))["background"] == "sky"

@@ -19,7 +19,7 @@ from tqdm import tqdm
 
 from cilkit.data.augmentation import Augmented
 from cilkit.data.scenes import open_data
-from cilkit.methods import METHODS
+from cilkit.methods import LATER_METHODS, METHODS
 from cilkit.training import checkpoint
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig
@@ -64,7 +64,7 @@ def train(scenes, tiny, make_network, small):
         if method.memory is not None:
             given = {"memory": [scenes.stage("T1").subset(range(2))]}
             given["new_teacher"] = make_network(6, seed=1)
-        images = scenes.stage("T2", method.labels).subset(range(6))
+        images = scenes.stage("T2", method.labels, hidden=method.hidden).subset(range(6))
         return fit_stage(
             method, images, scenes.split.stage("T2"), make_network(5), config,
             monitor=monitor, checkpoint=kept, **given,
@@ -85,7 +85,7 @@ def same(one, other) -> bool:
 # going on
 
 
-@pytest.mark.parametrize("name", ["T1", *METHODS])
+@pytest.mark.parametrize("name", ["T1", *METHODS, *LATER_METHODS])
 def test_a_stopped_training_ends_with_the_same_bits_as_an_unbroken_one(train, tmp_path, name):
     unbroken = train(name)
     for stop_after in (1, 3, 5):  # in the middle of an epoch, between epochs, before the end

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from cilkit.classes import VOID
-from cilkit.losses import cross_entropy, entropy_weight, masked_distillation
+from cilkit.losses import cross_entropy, entropy, entropy_weight, local_pod, masked_distillation
 
 SHAPE = (2, 4, 3, 5)  # B, S, H, W
 
@@ -265,6 +265,11 @@ def test_a_void_pixel_may_be_infinite(log_y, labels):
     assert cross_entropy(log_y, labels).item() == pytest.approx(wanted, rel=1e-6)
 
 
+def test_the_weight_is_1_plus_the_entropy(teacher_y):
+    assert entropy_weight(teacher_y).equal(1 + entropy(teacher_y))
+    assert entropy(torch.full((1, 4, 1, 1), 0.25)).item() == pytest.approx(2)
+
+
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_half_precision_input_is_summed_in_float32(log_y, teacher_y, labels, mask, dtype):
     log_y, teacher_y = log_y.to(dtype), teacher_y.to(dtype)
@@ -284,6 +289,35 @@ def test_a_million_half_precision_pixels_do_not_saturate_the_sum():
     assert masked_distillation(log_y, torch.full_like(log_y, 0.5)).item() == pytest.approx(
         wanted, rel=1e-5
     )
+
+
+# features
+
+
+def test_local_pod_is_the_distance_of_the_means_of_squares():
+    ours, theirs = torch.zeros(2, 1, 1, 2), torch.zeros(2, 1, 1, 2)
+    ours[0, 0, 0, 0], theirs[1, 0, 0, 1] = 2, -4
+    # image 0: one row, mean 2, and two columns, 4 and 0; image 1: 8, 0 and 16
+    wanted = (math.sqrt(2**2 + 4**2) + math.sqrt(8**2 + 16**2)) / 2
+    assert local_pod(ours, theirs).item() == pytest.approx(wanted)
+    assert local_pod(ours, -ours).item() == 0  # the sign is lost
+
+
+def test_local_pod_sees_where_a_change_is_only_as_finely_as_its_regions():
+    maps = torch.zeros(1, 1, 4, 4)
+    moved = maps.clone()
+    maps[0, 0, 0, 0] = moved[0, 0, 1, 1] = 1
+    # two rows and two columns differ in each, by the mean of so many pixels
+    parts = (1 / 4, 1 / 2, 1)
+    wanted = math.sqrt(sum(4 * mean**2 for mean in parts))
+    assert local_pod(maps, moved).item() == pytest.approx(wanted)
+
+
+def test_layers_of_other_shapes_are_no_pair_for_local_pod():
+    with pytest.raises(
+        ValueError, match=r"\(1, 2, 4, 4\) and the teacher's \(1, 3, 4, 4\); wanted"
+    ):
+        local_pod(torch.zeros(1, 2, 4, 4), torch.zeros(1, 3, 4, 4))
 
 
 # gradients

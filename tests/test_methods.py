@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cilkit.classes import VOID
-from cilkit.methods import METHODS, Method, Step, get_method
+from cilkit.methods import LATER_METHODS, METHODS, SS, Method, Step, get_method
 from cilkit.results.tables import TABLES
 from cilkit.splits import load_split
 
@@ -454,9 +454,44 @@ def test_a_step_without_the_teacher_that_a_method_needs_is_refused():
             METHODS[name].loss(step)
 
 
-def test_a_frozen_encoder_without_a_second_decoder_is_refused():
-    with pytest.raises(ValueError, match="CIL freezes its encoder.*set second_decoder=True"):
-        replace(METHODS["CIL"], freeze_encoder=True)
+@pytest.mark.parametrize(
+    ("name", "changes", "message"),
+    [
+        ("CIL", {"loss": None}, "CIL has no loss; wanted loss=..., or prepare=..., a function"),
+        ("CIL", {"prepare": lambda _: len}, "CIL has a loss and a prepare; wanted loss=..., or"),
+        ("FT", {"loss": None, "prepare": lambda _: len}, "FT prepares from its teacher: set teac"),
+        (
+            "LWM",
+            {"hidden": True},
+            "LWM has a memory and hidden=True.*set memory=None or hidden=Fal",
+        ),
+        (
+            "CIL",
+            {"features": "encoder"},
+            "features is 'encoder'; wanted a tuple of names of layers",
+        ),
+        ("CIL", {"features": ["encoder"]}, "features is .'encoder'.; wanted a tuple"),
+        ("CIL", {"features": ("",)}, "features is .'',.; wanted a tuple"),
+    ],
+)
+def test_a_method_that_makes_no_sense_is_refused(name, changes, message):
+    with pytest.raises(ValueError, match=message):
+        replace(METHODS[name], **changes)
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"freeze_encoder": True},
+        {"hidden": True},
+        {"features": ("encoder",)},
+        {"loss": None, "prepare": lambda _: len},
+    ],
+)
+def test_a_method_that_extends_no_model_has_nothing_of_one(changes):
+    name = [key for key in changes if key != "loss"][0]
+    with pytest.raises(ValueError, match=f"SS does not extend a model, so it has no {name}: leave"):
+        replace(SS, **changes)
 
 
 # a step by hand
@@ -477,7 +512,8 @@ def test_a_step_can_be_built_by_hand():
     step = Step(*parts().values())
     assert step.new == slice(5, 11)
     assert Step(**parts(teacher=None)).teacher is None
-    assert step.new_teacher is None
+    assert step.new_teacher is step.background is None
+    assert step.features == step.teacher_features == {}
     assert Step(**parts(new_teacher=torch.full((2, 6, 3, 4), 1 / 6))).new_teacher is not None
     with pytest.raises(FrozenInstanceError):
         step.labels = None
@@ -519,7 +555,7 @@ def test_methods_are_known_by_their_names_in_the_tables():
 def test_an_unknown_method_is_answered_with_the_nearest_name_and_all_of_them():
     with pytest.raises(ValueError, match=r"unknown method 'CLI' \(did you mean 'CIL'\?\)") as error:
         get_method("CLI")
-    assert str(error.value).endswith("choose one of: " + ", ".join(METHODS))
+    assert str(error.value).endswith("choose one of: " + ", ".join(METHODS | LATER_METHODS))
     with pytest.raises(ValueError, match="unknown method 'cill'.*choose one of: FT"):
         get_method("cill")
 

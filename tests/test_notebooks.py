@@ -171,14 +171,20 @@ def test_the_results_of_a_seed_of_older_code_show_which_seeds_match(toys, two_se
     assert len(tables) == 1 and tables[0].count("code") == 1
 
 
-def test_a_method_of_ones_own_is_trained_once_its_switch_is_set(toys, every_run, runs, tmp_path):
+def test_what_10_trains_only_on_demand_is_trained_once_its_switch_is_set(
+    toys, every_run, runs, tmp_path
+):
     mine = shutil.copytree(runs, tmp_path / "runs")
     content = nbformat.read(NOTEBOOKS / "10_cil.ipynb", as_version=4)
-    (switch,) = [cell for cell in content.cells if "TRAIN_MINE = False" in cell.source]
-    switch.source = switch.source.replace("TRAIN_MINE = False", "TRAIN_MINE = True")
+    for name in ("TRAIN_MINE", "TRAIN_AGAIN"):
+        (switch,) = [cell for cell in content.cells if f"{name} = False" in cell.source]
+        switch.source = switch.source.replace(f"{name} = False", f"{name} = True")
     (tmp_path / "edited").mkdir()
     nbformat.write(content, tmp_path / "edited" / "10_cil.ipynb")
-    run("10_cil", toys, mine, tmp_path, tmp_path / "edited")
+    executed = run("10_cil", toys, mine, tmp_path, tmp_path / "edited")
+    (again,) = [cell for cell in executed.cells if "TRAIN_AGAIN = True" in cell.source]
+    printed = "".join(output.get("text", "") for output in again["outputs"])
+    assert "sidewalk" in printed and "nan" not in printed.lower()
     found = find(mine / "toys" / "smoke")
     assert methods_of(found)[-1] == "CIL (mine)"
     ours = comparison("II", found).xs("ours", axis=1, level=1).xs("CIL (mine)", level="method")

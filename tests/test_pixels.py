@@ -7,7 +7,7 @@ import torch
 from cilkit.classes import VOID
 from cilkit.data.images import evenly_spaced
 from cilkit.explore import pixels
-from cilkit.explore.pixels import Answers, class_entropy, label_name, loss_at_pixel, weights
+from cilkit.explore.pixels import Answers, class_entropy, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Step
 
@@ -171,6 +171,9 @@ def test_a_pixel_outside_the_image_is_refused(step, place):
         loss_at_pixel(METHODS["CIL"], step, *place)
 
 
-def test_labels_in_words(scenes):
-    assert label_name(0, scenes.split) == "road"
-    assert label_name(VOID, scenes.split) == "void"
+@pytest.mark.parametrize(
+    "needs", [{"features": ("encoder",)}, {"loss": None, "prepare": lambda _: len}]
+)
+def test_a_loss_that_needs_more_than_a_pixel_is_refused(step, needs):
+    with pytest.raises(ValueError, match="loss of CIL needs a training.*neither prepare nor feat"):
+        loss_at_pixel(replace(METHODS["CIL"], **needs), step, 0, 0)

@@ -1,9 +1,9 @@
 import numpy as np
 import pytest
 from conftest import first_image, first_label
-from PIL import Image
+from PIL import ExifTags, Image
 
-from cilkit.data.png import ids_in, read_label_ids
+from cilkit.data.png import ids_in, read_image, read_label_ids, read_size
 from cilkit.data.scenes import open_data
 from cilkit.splits import load_split
 
@@ -70,3 +70,58 @@ def test_colours_for_labels_are_told_to_be_another_release_of_camvid(camvid_fold
 def test_the_ids_in_a_file_are_those_of_its_pixels(folder):
     label = first_label(folder)
     assert ids_in(label) == np.unique(np.array(Image.open(label))).tolist()
+
+
+# JPEG, and pictures that their EXIF data turn
+
+TURNED = np.arange(24, dtype=np.uint8).reshape(4, 6)  # as one sees it
+STORED = {  # by the orientation in the EXIF data, how the pixels lie in the file (EXIF 2.3, 4.6.4)
+    1: TURNED,
+    2: TURNED[:, ::-1],
+    3: TURNED[::-1, ::-1],
+    4: TURNED[::-1],
+    5: TURNED.T,
+    6: TURNED.T[::-1],
+    7: TURNED.T[::-1, ::-1],
+    8: TURNED.T[:, ::-1],
+}
+
+
+def save(file, pixels, orientation, **how):
+    exif = Image.Exif()
+    exif[ExifTags.Base.Orientation] = orientation
+    Image.fromarray(np.ascontiguousarray(pixels)).save(file, exif=exif, **how)
+    return file
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_an_image_is_turned_as_its_exif_data_say(tmp_path, orientation):
+    grey = STORED[orientation]
+    png = save(tmp_path / "image.png", np.stack([grey * 9] * 3, axis=2), orientation)
+    assert read_image(png).tolist() == np.stack([TURNED * 9] * 3, axis=2).tolist()
+    label = save(tmp_path / "label.png", grey, orientation)
+    assert read_label_ids(label, load_split()).tolist() == TURNED.tolist()
+    assert read_size(png) == grey.shape
+
+
+@pytest.mark.parametrize("orientation", STORED)
+def test_a_jpeg_is_turned_as_its_exif_data_say(tmp_path, orientation):
+    large = STORED[orientation].repeat(8, axis=0).repeat(8, axis=1) * 9
+    jpeg = save(tmp_path / "image.jpg", large, orientation, quality=100)
+    assert jpeg.read_bytes()[:2] == b"\xff\xd8"
+    seen = read_image(jpeg)
+    assert seen.shape == (32, 48, 3)
+    wanted = TURNED.repeat(8, axis=0).repeat(8, axis=1) * 9
+    assert np.abs(seen.astype(int) - wanted[..., None]).max() <= 3
+
+
+def test_a_png_without_exif_data_gives_the_bytes_that_were_saved(tmp_path, write_png):
+    pixels = np.random.default_rng(0).integers(0, 256, (32, 64, 3), dtype=np.uint8)
+    assert read_image(write_png(tmp_path / "image.png", pixels)).tobytes() == pixels.tobytes()
+
+
+def test_a_jpeg_is_no_label_however_it_comes(tmp_path):
+    label = save(tmp_path / "label.JPG", np.full((8, 8), 7, dtype=np.uint8), 1, format="JPEG")
+    for read in (ids_in, lambda file: read_label_ids(file, load_split())):
+        with pytest.raises(ValueError, match="label .*label.JPG is a JPEG: .* must be exact; save"):
+            read(label)

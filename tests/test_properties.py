@@ -258,7 +258,8 @@ def make_step(drawn: Pixels, stage: str, dtype: torch.dtype, labelled: str = "an
 
 def changed(step: Step, change) -> Step:
     """The step with another value for each of its tensors."""
-    tensors = {f.name: getattr(step, f.name) for f in fields(Step) if f.type is not slice}
+    given = {f.name: getattr(step, f.name) for f in fields(Step)}
+    tensors = {name: value for name, value in given.items() if isinstance(value, Tensor)}
     return replace(step, **{name: change(name, value) for name, value in tensors.items()})
 
 

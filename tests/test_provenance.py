@@ -10,15 +10,17 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from threading import Lock
+from types import ModuleType
 
 import pytest
 
 from cilkit.classes import belongs
 from cilkit.files import ROOT
 from cilkit.losses import masked_distillation
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import LATER_METHODS, METHODS, Memory, Method
 from cilkit.methods.cil import cil_loss
 from cilkit.methods.lwm import balanced, confident
+from cilkit.networks import NETWORKS
 from cilkit.study import provenance
 from cilkit.study.definitions import Definitions, without_prose
 from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
@@ -26,10 +28,14 @@ from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
 
 def load_method(file: Path, source: str) -> Method:
     file.write_text(source)
+    return load_module(file).MINE
+
+
+def load_module(file: Path) -> ModuleType:
     spec = importlib.util.spec_from_file_location(file.stem, file)
     module = importlib.util.module_from_spec(spec)
     spec.loader.exec_module(module)
-    return module.MINE
+    return module
 
 
 SOURCE = '''
@@ -83,7 +89,41 @@ def test_the_number_of_the_equation_is_free():
 def test_all_trainings_share_a_version_beside_that_of_their_method():
     shared = {code_version(method)["shared"] for method in [None, *METHODS.values()]}
     assert len(shared) == 1
-    assert code_version(None) == {"shared": shared.pop(), "method": None}
+    assert code_version(None) == {"shared": shared.pop(), "method": None, "network": None}
+
+
+NETWORK = '''
+from torch import nn
+from cilkit.networks import Segmenter
+
+class Net(Segmenter):
+    """Prose."""
+    def new_encoder(self):
+        return nn.Conv2d(3, 4, 1)
+    def new_decoder(self, classes):
+        return nn.Conv2d(4, classes, 1)  # small
+'''
+
+
+def test_a_network_of_your_own_has_a_version_and_those_of_the_kit_are_in_the_shared_one(
+    tmp_path, monkeypatch
+):
+    def version(name: str, source: str) -> dict:
+        (tmp_path / name).write_text(source)
+        monkeypatch.setitem(NETWORKS, "mine", load_module(tmp_path / name).Net)
+        return code_version(None, "mine")
+
+    mine = version("a.py", NETWORK)
+    assert mine["network"] is not None and mine["shared"] == code_version(None)["shared"]
+    assert version("b.py", NETWORK.replace("Prose", "Words").replace("# small", "# tiny")) == mine
+    assert version("c.py", NETWORK.replace("3, 4, 1", "3, 4, 3")) != mine
+    assert code_version(None, "LRASPP")["network"] is None
+
+
+def test_the_code_of_every_network_of_the_kit_decides(package):
+    before = versions(package)["shared"]
+    change(package, "LOW, HIGH, INNER = 40, 960, 128", "LOW, HIGH, INNER = 40, 960, 64")
+    assert versions(package)["shared"] != before
 
 
 def test_the_two_forms_of_cil_differ_by_their_argument_alone():
@@ -246,6 +286,16 @@ def test_how_a_memory_is_rated_and_chosen_counts_for_methods_that_have_one(packa
     assert after["LWM"]["shared"] == before["LWM"]["shared"]
 
 
+def test_what_a_method_of_the_kit_prepares_counts_for_it_alone(package, monkeypatch):
+    known = METHODS | LATER_METHODS
+    before = {name: code_version(method) for name, method in known.items()}
+    change(package, "BINS = 1000", "BINS = 999")  # of the median entropies
+    change(package, "math.log(len(sharing))", "math.log(1 + len(sharing))")  # of new channels
+    monkeypatch.setattr(provenance, "package_code", lambda: definitions(package))
+    after = {name: code_version(method) for name, method in known.items()}
+    assert {name for name in known if after[name] != before[name]} == {"MiB", "PLOP"}
+
+
 def test_a_name_of_two_definitions_is_refused(package):
     (package / "twin.py").write_text("def fit():\n    pass\n")
     with pytest.raises(ValueError, match="fit is defined in .*, cilkit.twin; wanted exactly one"):
@@ -285,6 +335,23 @@ def scaled(factor: float) -> Method:
 def test_a_value_that_a_loss_closes_over_belongs_to_its_version():
     assert code_version(scaled(1.0)) == code_version(scaled(1.0))
     assert code_version(scaled(1.0)) != code_version(scaled(2.0))
+
+
+def prepared(factor: float) -> Method:
+    def prepare(context):
+        scale = factor * context.over_images(lambda answers: len(list(answers)))
+        return lambda step: {"ce": scale * step.logits.sum()}
+
+    return Method("prepared", equation=9, prepare=prepare)
+
+
+def test_how_a_loss_is_prepared_belongs_to_the_version_of_its_method():
+    assert version_of(prepared(1.0)) == version_of(prepared(1.0)) != version_of(prepared(2.0))
+
+
+@pytest.mark.parametrize("needs", [{"features": ("encoder",)}, {"hidden": True}])
+def test_what_a_method_is_shown_belongs_to_its_version(needs):
+    assert version_of(replace(METHODS["CIL"], **needs)) != version_of(METHODS["CIL"])
 
 
 def masked(step, mask) -> dict:

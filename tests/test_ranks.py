@@ -24,6 +24,7 @@ from forked import PROCESSES
 from PIL import Image
 from safetensors.torch import load_file, save_file
 from torch import nn
+from torchvision.ops import StochasticDepth
 
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import StreetScenes, open_data
@@ -56,7 +57,7 @@ def sharpest(step: Step) -> dict[str, torch.Tensor]:
 
 TRAININGS = {
     "T1": None,
-    **{name: _small(name) for name in ("FT", "FE", "LWM", "CIL")},
+    **{name: _small(name) for name in ("FT", "FE", "LWM", "CIL", "ILT", "MiB", "PLOP")},
     "mine": Method("mine", 1, sharpest),
 }
 
@@ -72,13 +73,18 @@ pytestmark = [
 # what one process does alone, and two together
 
 
-class ImageByImage(ERFNet):
-    """A teacher that says the same of an image, to the last digit, in any batch."""
+class ImageByImage:
+    """A layer that gives the same for an image, to the last digit, in any batch; for teachers."""
 
-    def forward(self, images: torch.Tensor) -> torch.Tensor:
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
         if self.training:
-            return super().forward(images)
-        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in images])
+            return super().forward(x)
+        return torch.cat([super(ImageByImage, self).forward(image[None]) for image in x])
+
+
+LAYERS = {  # the ones whose rounding depends on the batch
+    kind: type(kind.__name__, (ImageByImage, kind), {}) for kind in (nn.Conv2d, nn.ConvTranspose2d)
+}
 
 
 def train(
@@ -91,7 +97,7 @@ def train(
     if method.memory is not None:
         given["memory"] = [scenes.stage("T1").subset(range(2))]
         given["new_teacher"] = networks[6]
-    images = scenes.stage("T2", method.labels).subset(range(4))
+    images = scenes.stage("T2", method.labels, hidden=method.hidden).subset(range(4))
     return fit_stage(method, images, scenes.split.stage("T2"), networks[5], CONFIG, **given)
 
 
@@ -100,7 +106,8 @@ def work(root: Path, folder: Path) -> None:
     scenes, tensors = open_data(root), {}
     networks = {classes: _make_network(classes, size=SIZE) for classes in (5, 6, 19)}
     for network in networks.values():
-        network.__class__ = ImageByImage
+        for layer in network.modules():
+            layer.__class__ = LAYERS.get(type(layer), type(layer))
     make_fabric(CONFIG)
     for name, precision in [("CIL", "32-true"), *((name, "64-true") for name in TRAININGS)]:
         with patch("cilkit.training.evaluation.used_precision", lambda _, p=precision: p):
@@ -229,6 +236,7 @@ def test_in_one_process_the_layers_are_those_of_torch():
     for ours, theirs in (
         (distributed.BatchNorm2d(8), nn.BatchNorm2d(8)),
         (distributed.Dropout2d(0.5), nn.Dropout2d(0.5)),
+        (distributed.Dropout(0.5), nn.Dropout(0.5)),
     ):
         for training in (True, False):
             found = []
@@ -237,6 +245,57 @@ def test_in_one_process_the_layers_are_those_of_torch():
                 found.append(layer(x))
             assert found[0].equal(found[1])
             assert list(ours.state_dict()) == list(theirs.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("ours", "theirs", "shape"),
+    [
+        (distributed.Dropout2d, nn.Dropout2d, (4, 8, 5, 6)),
+        (distributed.Dropout, nn.Dropout, (4, 8, 5, 6)),
+        (distributed.Dropout, nn.Dropout, (4, 7)),
+    ],
+)
+def test_two_ranks_drop_what_one_process_drops_of_the_whole_batch(monkeypatch, ours, theirs, shape):
+    x = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    torch.manual_seed(1)
+    wanted = theirs(0.5)(x)
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    found = torch.empty_like(x)
+    for rank in (0, 1):
+        monkeypatch.setattr(distributed, "rank", lambda rank=rank: rank)
+        torch.manual_seed(1)
+        found[rank::2] = ours(0.5)(x[rank::2])
+    assert found.equal(wanted) and 0 < (found == 0).sum() < found.numel()
+
+
+@pytest.mark.parametrize(
+    ("layer", "is_shared"),
+    [
+        (nn.BatchNorm2d(4), True),
+        (nn.Dropout2d(0.3), True),
+        (nn.Dropout(0.3), True),
+        (nn.GroupNorm(2, 4), True),
+        (nn.Dropout3d(0.0), True),
+        (nn.BatchNorm2d(4, momentum=None), False),
+        (nn.BatchNorm2d(4, affine=False), False),
+        (nn.BatchNorm2d(4, track_running_stats=False), False),
+        (nn.BatchNorm1d(4), False),
+        (nn.SyncBatchNorm(4), False),
+        (nn.AlphaDropout(0.3), False),
+        (StochasticDepth(0.3, "row"), False),
+    ],
+    ids=str,
+)
+def test_a_layer_that_two_processes_cannot_share_is_named(monkeypatch, layer, is_shared):
+    network, kind = nn.Sequential(nn.Conv2d(3, 4, 1), layer), type(layer)
+    distributed.share_batch(network)  # one process takes any
+    monkeypatch.setattr(distributed, "world_size", lambda: 2)
+    if is_shared:
+        distributed.share_batch(network)
+        assert type(network[1]) is distributed.SHARED.get(kind, kind)
+    else:
+        with pytest.raises(ValueError, match="layer '1', .*cannot share it: train in one process"):
+            distributed.share_batch(network)
 
 
 # one writer, and a way on after a death

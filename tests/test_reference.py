@@ -142,6 +142,9 @@ def test_where_there_is_no_reference_the_reason_stands_there(recorded, make_run,
     train = settings(PRESETS["quick"])
     run = make_run("FT", "B", 0, {"task1": 41.0}, train=train, split=own)
     assert reference.compare(run)["yours is"].tolist() == ["no reference for these stages"]
+    first = make_run("T1", "A", 0, {"task1": 90.0}, train=train, split=own)
+    names = [name for name, _ in reference.compare([first, run]).index]
+    assert names == ["A", "FT B"]  # all methods share the first stage, whatever it is called
     mine = make_run("mine", "T2", 0, {"task1": 41.0}, train=train)
     assert reference.compare(mine)["yours is"].tolist() == ["no reference for 'mine'"]
 

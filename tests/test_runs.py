@@ -2,6 +2,7 @@ import json
 import math
 import pickle
 import shutil
+from dataclasses import asdict, replace
 from pathlib import Path
 from xml.etree import ElementTree
 
@@ -18,10 +19,11 @@ from cilkit.methods import METHODS
 from cilkit.metrics import MeanIoU
 from cilkit.results.export import save_results
 from cilkit.results.scores import by_configuration, check_comparable, overview
-from cilkit.results.tables import highlight
+from cilkit.results.tables import field_table, highlight
 from cilkit.splits import load_split
 from cilkit.study import runs
 from cilkit.study.plan import run_name
+from cilkit.study.provenance import plain
 from cilkit.study.runs import FILES, NOTEBOOKS, Run
 from cilkit.training.config import differences
 
@@ -43,6 +45,8 @@ def config():
         "method": "T1",
         "stage": "T1",
         "train": {"normalise": False, "learning_rate": 5e-4},
+        "split": plain(asdict(SPLIT)),
+        "teacher": None,
     }
 
 
@@ -86,7 +90,7 @@ def test_a_network_of_several_decoders_comes_back_whole(save, make_network, tmp_
     network = make_network(5, 6, 8, normalise=True)
     run = save(tmp_path / "FT_T3", network, train={"normalise": True})
     again = run.network()
-    assert [decoder.num_classes for decoder in again.decoders] == [5, 6, 8]
+    assert again.classes == (5, 6, 8)
     images = torch.rand(1, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         assert again(images).equal(network(images))
@@ -452,11 +456,16 @@ def test_scores_are_one_row_for_each_run_and_task(save, tmp_path):
     assert table.drop(columns="miou").values.tolist() == [
         ["toyscapes", "smoke", 0, "T1", "T1", "task1"],
         ["toyscapes", "smoke", 0, "T1", "T1", "task2"],
+        ["toyscapes", "smoke", 0, "T1", "T1", "old"],
+        ["toyscapes", "smoke", 0, "T1", "T1", "all"],
+        ["toyscapes", "smoke", 0, "T1", "T1", "average"],
         ["toyscapes", "smoke", 3, "CIL", "T2", "task1"],
         ["toyscapes", "smoke", 3, "CIL", "T2", "task2"],
     ]
     miou = 100 * (3 / 6 + 4 / 7) / 2
-    assert table["miou"].tolist() == pytest.approx([miou, math.nan] * 2, nan_ok=True)
+    assert table["miou"].tolist() == pytest.approx(
+        [miou, math.nan, miou, miou, miou, miou, math.nan], nan_ok=True
+    )
     assert table["miou"].dtype == float
 
 
@@ -471,9 +480,9 @@ def test_scores_of_several_data_sets_and_presets_come_together(save, tmp_path):
     table = runs.scores(str(tmp_path))
     pd.testing.assert_frame_equal(table, runs.scores(tmp_path))
     assert sorted(table.value_counts(["data", "preset", "seed"]).to_dict().items()) == [
-        (("c", "paper", 2), 2),
-        (("camvid", "quick", 1), 2),
-        (("toyscapes", "quick", 0), 2),
+        (("c", "paper", 2), 5),
+        (("camvid", "quick", 1), 5),
+        (("toyscapes", "quick", 0), 5),
     ]
 
 
@@ -484,7 +493,7 @@ def test_relative_paths_start_at_the_project_folder_as_in_a_study(save, tmp_path
     elsewhere.mkdir()
     monkeypatch.chdir(elsewhere)
     for folder in ("data/runs", Path("data/runs"), "../project/data/runs"):
-        assert len(runs.scores(folder)) == 2 and len(runs.find(folder)) == 1
+        assert len(runs.scores(folder)) == 5 and len(runs.find(folder)) == 1
     run = runs.load(Path("data/runs/toyscapes/T1"))
     assert run.folder == tmp_path / "project" / "data" / "runs" / "toyscapes" / "T1"
     assert run.network().num_classes == 5
@@ -509,7 +518,7 @@ def test_scores_of_no_run_are_an_empty_table_with_the_same_columns(tmp_path):
 def test_scores_can_be_read_without_the_weights_being_loaded(save, tmp_path, monkeypatch):
     save(tmp_path / "T1")
     monkeypatch.setattr(runs.safetensors, "load", lambda _: pytest.fail("weights were loaded"))
-    assert len(runs.scores(tmp_path)) == 2
+    assert len(runs.scores(tmp_path)) == 5
 
 
 def test_scores_of_some_runs_are_those_of_their_folder(save, tmp_path):
@@ -522,7 +531,68 @@ def test_a_run_can_be_moved_with_its_folder(save, network, tmp_path):
     save(tmp_path / "runs" / "T1")
     shutil.move(tmp_path / "runs", tmp_path / "archive")
     run = runs.load(tmp_path / "archive" / "T1")
-    assert run.network().num_classes == 5 and len(runs.scores(tmp_path / "archive")) == 2
+    assert run.network().num_classes == 5 and len(runs.scores(tmp_path / "archive")) == 5
+
+
+# the scores of the field
+
+
+@pytest.fixture
+def chain(make_run):
+    """CIL in three stages and SS in T3; each class has its channel as its IoU, plus the stage."""
+
+    def scored(method, stage, teacher, **tasks) -> Run:
+        run = make_run(method, stage, 0, tasks, teacher=teacher)
+        split = run.split
+        names = split.names(split.stage(stage).seen)
+        joint = split.stage(stage).joint_task
+        iou = {joint: {name: k + split.stage(stage).number for k, name in enumerate(names)}}
+        folder = run.folder.with_name(run_name(split.stage(stage), method))
+        return replace(run, folder=folder, scores=run.scores | {"iou": iou})
+
+    return [
+        scored("T1", "T1", None, task1=90.0),
+        scored("CIL", "T2", "a", task1=85.0, task2=60.0, task12=50.0),
+        scored("CIL", "T3", "b", task1=70.0, task2=62.0, task12=48.0, task3=40.0, task123=30.0),
+        scored("SS", "T3", None, task1=95.0, task2=70.0, task12=60.0, task3=50.0, task123=45.0),
+    ]
+
+
+def test_the_scores_of_the_field_are_those_worked_out_by_hand(chain):
+    table = runs.scores(chain).pivot(index=["method", "stage"], columns="task", values="miou")
+    wanted = {
+        ("T1", "T1"): {"old": 3.0, "all": 3.0, "average": 3.0},
+        ("CIL", "T2"): {"old": 4.0, "new": 9.5, "all": 7.0, "average": (90 + 7) / 2},
+        ("CIL", "T3"): {"old": 5.0, "new": 14.5, "all": 12.0, "average": (90 + 50 + 12) / 3},
+        ("SS", "T3"): {"old": 5.0, "new": 14.5, "all": 12.0},
+    }
+    wanted["CIL", "T2"]["forgetting"] = 90.0 - 85.0
+    wanted["CIL", "T3"]["forgetting"] = ((90.0 - 70.0) + (60.0 - 62.0)) / 2
+    found = {key: row[list(runs.FIELD)].dropna().to_dict() for key, row in table.iterrows()}
+    for key, scores in wanted.items():
+        assert found[key] == pytest.approx(scores), key
+
+
+def test_the_table_of_the_field_has_a_row_for_each_stage_and_method_and_no_other(chain):
+    table = field_table(chain)
+    assert table.index.tolist() == [("T2", "CIL"), ("T3", "SS"), ("T3", "CIL")]
+    assert list(table) == ["old", "new", "all", "average", "forgetting"]
+    assert table.loc[("T3", "CIL"), "forgetting"] == 9.0
+    assert table.loc[("T3", "SS")].isna().tolist() == [False] * 3 + [True] * 2
+    assert field_table([]).empty and list(field_table([])) == list(table)
+
+
+def test_an_average_over_stages_wants_all_of_them(chain):
+    scores = runs.scores([run for run in chain if run.folder.name != "CIL_T2"])
+    at_t3 = scores[(scores["method"] == "CIL") & (scores["stage"] == "T3")]["task"].tolist()
+    assert {"old", "new", "all"} <= set(at_t3) and not {"average", "forgetting"} & set(at_t3)
+
+
+def test_a_class_without_pixels_does_not_count_in_a_mean(chain):
+    ious = chain[0].scores["iou"]["task1"]
+    ious |= {next(iter(ious)): None}  # 1, and 2 to 5 are left
+    scores = runs.scores(chain[:1]).set_index("task")["miou"]
+    assert scores["old"] == scores["all"] == 3.5
 
 
 # results for a paper or a talk

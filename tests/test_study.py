@@ -15,9 +15,11 @@ from cilkit.classes import VOID, belongs, restrict
 from cilkit.data.augmentation import Augmentation
 from cilkit.files import RESOURCES, ROOT, set_aside
 from cilkit.losses import cross_entropy, masked_distillation
-from cilkit.methods import METHODS, Memory, Method
+from cilkit.methods import LATER_METHODS, METHODS, Memory, Method
 from cilkit.methods.lwm import balanced, confident
+from cilkit.networks import NETWORKS
 from cilkit.networks.erfnet import ERFNet
+from cilkit.networks.lraspp import LRASPP
 from cilkit.study import runs, study
 from cilkit.study.__main__ import main
 from cilkit.study.study import Study
@@ -74,7 +76,7 @@ def trained(monkeypatch):
     ):
         names.append(f"{method.name} {stage.name}")
         assert teacher.num_classes == stage.old.stop
-        old = [decoder.num_classes for decoder in teacher.decoders]
+        old = teacher.classes
         new = stage.new.stop - stage.new.start
         classes = [*old, new] if method.second_decoder else [stage.new.stop]
         return network(seed, *classes), history
@@ -82,6 +84,40 @@ def trained(monkeypatch):
     monkeypatch.setattr(study, "fit", fit)
     monkeypatch.setattr(study, "fit_stage", fit_stage)
     return names
+
+
+# networks of another kind
+
+
+def test_a_study_of_another_network_keeps_its_name_with_the_runs(open_study, capsys):
+    run = open_study(network="LRASPP").run("T2", "CIL")
+    assert run.config["train"]["network"] == "LRASPP"
+    assert isinstance(run.network(), LRASPP) and run.network().num_classes == 11
+    assert open_study(network="LRASPP").run("T2", "CIL").digest() == run.digest()
+    capsys.readouterr()
+    assert isinstance(open_study().run("T1").network(), ERFNet)
+    assert "T1 was trained with other network: training again." in capsys.readouterr().out
+
+
+def test_a_network_of_your_own_is_trained_by_name_and_missed_if_it_is_not_there(
+    open_study, monkeypatch
+):
+    class Mine(LRASPP):
+        """A network of a notebook."""
+
+    monkeypatch.setitem(NETWORKS, "mine", Mine)
+    run = open_study(network="mine").run("T1")
+    assert isinstance(run.network(), Mine) and run.config["code"]["network"] is not None
+    monkeypatch.setitem(NETWORKS, "mine", ERFNet)
+    with pytest.raises(
+        ValueError, match="weights of .*T1 are not those of network 'mine' as it is"
+    ):
+        run.network()
+    monkeypatch.delitem(NETWORKS, "mine")
+    with pytest.raises(ValueError, match=r"unknown network 'mine'.*NETWORKS\['mine'\] = "):
+        run.network()
+    with pytest.raises(ValueError, match="unknown network 'mine'"):
+        open_study(network="mine")
 
 
 # trained once, loaded ever after
@@ -178,13 +214,14 @@ def test_fit_stage_gets_the_saved_teacher_and_the_new_labels(open_study, given):
     assert list(got["memory"]) == [] and got.get("new_teacher") is None
 
 
-@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("method", [*METHODS, *LATER_METHODS])
 def test_fit_stage_gets_the_labels_that_a_method_declares(open_study, given, small, method):
     one, method = open_study(), small(method)
     one.run("T3", method)
     for stage in ("T2", "T3"):
         images = given[f"{method.name} {stage}"]["images"]
         assert images.visible == method.visible(one.stage(stage))
+        assert images.hidden == method.hidden
         assert images.samples == one.data.stage(stage).samples
 
 
@@ -282,7 +319,7 @@ def test_the_memory_holds_images_of_each_earlier_stage_with_the_labels_of_that_s
     for remembered, name in zip(given["LWM T3"]["memory"], ("T1", "T2"), strict=True):
         stage = one.stage(name)
         assert len(remembered) == 2
-        assert {sample.city for sample in remembered.samples} <= set(stage.cities)
+        assert {sample.group for sample in remembered.samples} <= set(stage.cities)
         assert remembered.samples == one.memory(name, method).samples
         labels = torch.stack([remembered[index][1] for index in range(2)])
         assert labels.shape == (2, 32, 64)  # of the height in training
@@ -306,7 +343,7 @@ def test_the_images_of_a_memory_are_rated_by_the_methods_own_model_of_their_stag
 def test_the_seed_of_the_study_draws_the_memory(open_study, trained, small):
     def remembered(seed):
         one = open_study(seed=seed)
-        return tuple(sample.city for sample in one.memory("T1", small("LWM")).samples)
+        return tuple(sample.group for sample in one.memory("T1", small("LWM")).samples)
 
     assert remembered(0) == remembered(0)
     assert len({remembered(seed) for seed in range(4)}) > 1
@@ -359,7 +396,9 @@ def test_all_runs_of_a_study_appear_in_the_table_of_scores(open_study, trained, 
         ["FT", "T2", "task1"],
         ["FT", "T2", "task2"],
         ["FT", "T2", "task12"],
+        *(["FT", "T2", name] for name in runs.FIELD),
         ["T1", "T1", "task1"],
+        *(["T1", "T1", name] for name in ("old", "all", "average")),
     ]
 
 

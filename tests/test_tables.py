@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from cilkit.classes import Split
-from cilkit.methods import METHODS, Memory
+from cilkit.methods import LATER_METHODS, METHODS, Memory
 from cilkit.methods.lwm import balanced
 from cilkit.results.__main__ import main
 from cilkit.results.scores import (
@@ -24,6 +24,7 @@ from cilkit.results.scores import (
 )
 from cilkit.results.tables import (
     TABLES,
+    after_the_paper,
     as_text,
     between_tasks,
     by_task,
@@ -162,6 +163,19 @@ def test_methods_of_ones_own_are_those_that_no_table_of_the_paper_has(found, mak
     more = [*found, make_run("another", "T3"), make_run("mine", "T3", 1)]
     assert methods_of(more) == ["SS", *METHODS, "another", "mine"]
     assert methods_of([]) == ["SS", *METHODS]
+
+
+def test_later_methods_have_a_table_of_their_own(found, make_run):
+    later = [make_run(name, "T2", 0, {"task12": 40.0 + k}) for k, name in enumerate(LATER_METHODS)]
+    for table in TABLES:
+        pd.testing.assert_frame_equal(comparison(table, found + later), comparison(table, found))
+    rows = after_the_paper(found + later)
+    assert list(rows.index.unique("method")) == ["SS", "Michieli", "CIL", "ILT", "MiB", "PLOP"]
+    at_t2 = rows.loc["T1, T2"]["Task 1∪2"]
+    assert at_t2["ours"].dropna().to_dict() == {
+        **{"SS": 70, "CIL": 51.5, "ILT": 40, "MiB": 41, "PLOP": 42}
+    }
+    assert at_t2["paper"].dropna().to_dict() == {"SS": 70.7, "Michieli": 66.4, "CIL": 67.7}
 
 
 @pytest.mark.parametrize("table", TABLES)
@@ -322,6 +336,16 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
     assert third.splitlines()[-len(lines) :] == lines
     assert "ours, mean and standard deviation (±) of seeds 0, 1, beside" in second
     assert "Paired differences" in third and "minus SS" in third and "NA" not in third
+
+
+def test_the_command_prints_the_table_of_later_methods_where_there_are_any(
+    found, make_run, monkeypatch, capsys
+):
+    for more, wanted in (([], False), ([make_run("PLOP", "T3")], True)):
+        monkeypatch.setattr(runs, "find", lambda folder, more=more: found + more)
+        main("runs")
+        printed = capsys.readouterr().out
+        assert ("After the paper." in printed) == ("MiB" in printed.split("Paired")[0]) == wanted
 
 
 def test_the_command_prints_no_differences_of_one_seed(found, monkeypatch, capsys):

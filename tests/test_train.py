@@ -8,7 +8,7 @@ import torch
 from lightning_fabric import Fabric
 from torch.utils.data import default_collate
 
-from cilkit.classes import VOID, restrict
+from cilkit.classes import HIDDEN, VOID, restrict
 from cilkit.data.augmentation import Augmentation, Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
@@ -17,6 +17,7 @@ from cilkit.methods import METHODS, Memory, Method
 from cilkit.methods.lwm import balanced
 from cilkit.metrics import MeanIoU
 from cilkit.networks.erfnet import ERFNet
+from cilkit.networks.lraspp import LRASPP
 from cilkit.training.config import PRESETS, TrainConfig, get_config
 from cilkit.training.evaluation import (
     evaluate,
@@ -25,7 +26,7 @@ from cilkit.training.evaluation import (
     predict,
     used_precision,
 )
-from cilkit.training.loop import learning_rate
+from cilkit.training.loop import Monitor, learning_rate
 from cilkit.training.stage import fit, fit_stage
 
 
@@ -41,7 +42,7 @@ def fit_t2(scenes, teacher, tiny, small, make_network):
 
     def train(method="CIL", config=tiny, seed=0, teacher=teacher, **changes):
         method = small(method) if isinstance(method, str) else method
-        given = {"images": scenes.stage("T2", method.labels)}
+        given = {"images": scenes.stage("T2", method.labels, hidden=method.hidden)}
         if method.memory is not None:
             remembered = scenes.stage("T1").subset(range(method.memory.size))
             given |= {"memory": [remembered], "new_teacher": make_network(6, seed=1)}
@@ -72,12 +73,15 @@ class Recorder(LabelledImages):
         return super().load(index)
 
 
+SEEN = slice(0, 19)  # all labels but HIDDEN and VOID
+
+
 def spy(seen: list, **settings) -> Method:
     """A method that notes its steps."""
 
     def loss(step):
         seen.append(step)
-        return {"ce": cross_entropy(step.logits.log_softmax(1), step.labels)}
+        return {"ce": cross_entropy(step.logits.log_softmax(1), restrict(step.labels, SEEN))}
 
     return Method("spy", equation=1, loss=loss, **settings)
 
@@ -445,16 +449,76 @@ def test_the_frozen_encoder_of_fe_has_neither_dropout_nor_batch_statistics(
         assert step.logits[:, step.old].detach().equal(answers) == frozen
 
 
+def test_a_frozen_encoder_is_the_teachers_and_needs_no_second_decoder(fit_t2, teacher, tiny):
+    frozen, seen = replace(METHODS["CIL"], freeze_encoder=True), []
+    config = replace(tiny, start="teacher", epochs=2, learning_rate=1e-2)
+    student, _ = fit_t2(frozen, config)
+    assert equal(state(student.encoder), state(teacher.encoder))  # batch-norm statistics too
+    assert len(student.decoders) == 1
+    before, after = state(teacher.decoder), state(student.decoder)
+    moved = [not after[key].equal(before[key]) for key in before if "output" not in key]
+    assert all(moved) and moved
+    watched = replace(frozen, loss=spy(seen).loss, features=("encoder",))
+    fit_t2(watched, config)
+    for step in seen:  # nor has it dropout
+        assert step.features["encoder"].equal(step.teacher_features["encoder"])
+
+
+def test_a_frozen_encoder_that_would_be_random_is_refused(fit_t2, tiny):
+    with pytest.raises(ValueError, match="CIL freezes its.*start='random'.*Set start='teacher'"):
+        fit_t2(replace(METHODS["CIL"], freeze_encoder=True), replace(tiny, start="random"))
+
+
 @pytest.mark.parametrize("method", ["FT", "FE"])
 def test_both_old_decoders_are_left_alone_in_stage_t3(scenes, tiny, make_network, method):
     teacher = make_network(5, 6)
     stage = scenes.split.stage("T3")
     student, _ = fit_stage(METHODS[method], scenes.stage("T3"), stage, teacher, tiny)
-    assert [decoder.num_classes for decoder in student.decoders] == [5, 6, 8]
+    assert student.classes == (5, 6, 8)
     for old, kept in zip(teacher.decoders, student.decoders[:2], strict=True):
         assert equal(state(old), state(kept))
     new = make_network(8).decoder
     assert not equal(state(student.decoders[2]), state(new))
+    assert equal(state(teacher.encoder), state(student.encoder)) == (method == "FE")
+
+
+def test_a_student_may_be_of_another_network_than_its_teacher(scenes, fit_t2, tiny):
+    """Footnote 2: "a completely different network structure"."""
+    other = replace(tiny, network="LRASPP")
+    second, _ = fit_t2("CIL", other)
+    assert isinstance(second, LRASPP) and second.classes == (11,)
+    stage, images = scenes.split.stage("T3"), scenes.stage("T3")
+    third, _ = fit_stage(METHODS["CIL"], images, stage, second, tiny)
+    assert isinstance(third, ERFNet) and third.classes == (19,)
+    longer, _ = fit_t2("CIL", replace(other, epochs=4))
+    images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
+    assert not predict(longer, images, other).equal(predict(second, images, other))
+
+
+@pytest.mark.parametrize(
+    ("method", "start", "way_out"),
+    [
+        ("FT", "random", "same network$"),
+        ("FE", "teacher", "same network$"),
+        ("CIL", "teacher", "or set start='random'"),
+    ],
+)
+def test_layers_of_a_teacher_fit_no_student_of_another_network(
+    fit_t2, tiny, method, start, way_out
+):
+    config = replace(tiny, network="LRASPP", start=start)
+    match = f"{method} in T2 takes over layers of its teacher, .* ERFNet, .*'LRASPP'.*{way_out}"
+    with pytest.raises(ValueError, match=match):
+        fit_t2(method, config)
+
+
+@pytest.mark.parametrize("method", ["FE", "LWM", "CIL"])
+def test_another_network_can_start_from_its_teacher(fit_t2, tiny, method):
+    config = replace(tiny, network="LRASPP", start="teacher", identity_start=True)
+    teacher = LRASPP(5)
+    student, history = fit_t2(method, config, teacher=teacher)
+    assert isinstance(student, LRASPP) and student.num_classes == 11
+    assert history.notna().all(axis=None)
     assert equal(state(teacher.encoder), state(student.encoder)) == (method == "FE")
 
 
@@ -483,6 +547,112 @@ def test_the_wider_layer_is_not_for_a_teacher_with_two_decoders(scenes, tiny, ma
     config = replace(tiny, start="teacher")
     with pytest.raises(ValueError, match="the network has 2 decoders"):
         fit_stage(METHODS["CIL"], scenes.stage("T3"), stage, make_network(5, 6), config)
+
+
+# hidden labels, features, and what is prepared
+
+
+def test_a_method_that_says_so_is_told_where_labels_are_hidden_and_no_more(fit_t2):
+    seen = {False: [], True: []}
+    for hidden, steps in seen.items():
+        fit_t2(spy(steps, hidden=hidden))
+    (plain,), (told,) = seen.values()
+    assert set(told.labels.unique().tolist()) == {*range(5, 11), HIDDEN, VOID}
+    assert told.labels.where(told.labels != HIDDEN, VOID).equal(plain.labels)
+
+
+def test_a_view_that_shows_more_or_less_of_what_is_hidden_is_refused(fit_t2, scenes):
+    with pytest.raises(ValueError, match="spy in T2 may not see what is hidden.*hidden=False"):
+        fit_t2(spy([]), images=scenes.stage("T2", hidden=True))
+    with pytest.raises(ValueError, match=r"spy in T2 is to tell.*data.stage\('T2', hidden=True\)"):
+        fit_t2(spy([], hidden=True), images=scenes.stage("T2"))
+
+
+LAYERS = ("encoder", "encoder.layers.6", "decoder.layers.1", "decoder.output_conv")
+
+
+@pytest.mark.parametrize("precision", ["32-true", "bf16-mixed"])
+def test_a_method_gets_the_features_of_student_and_teacher_that_it_names(fit_t2, tiny, precision):
+    seen = []
+    config = replace(tiny, precision=precision, epochs=2)
+    student, _ = fit_t2(spy(seen, features=LAYERS), config)
+    for step in seen:
+        assert tuple(step.features) == tuple(step.teacher_features) == LAYERS
+        shapes = [tuple(x.shape) for x in step.features.values()]
+        assert shapes == [(4, 128, 2, 4), (4, 128, 2, 4), (4, 64, 4, 8), (4, 11, 16, 32)]
+        given = [*step.features.values(), *step.teacher_features.values()]
+        assert all(x.dtype == torch.float32 for x in given)
+        assert [x.requires_grad for x in given] == [True] * 4 + [False] * 4
+        assert step.features["decoder.output_conv"].equal(step.logits.float())
+        scores = step.teacher_features["decoder.output_conv"]
+        torch.testing.assert_close(scores.softmax(1), step.teacher, rtol=1e-6, atol=1e-6)
+    assert not seen[0].features["encoder"].equal(seen[1].features["encoder"])
+    assert not any(module._forward_hooks for module in student.modules())
+
+
+def test_what_a_loss_asks_of_the_features_reaches_the_student(fit_t2, teacher, tiny):
+    def close(step):
+        (ours,), (theirs,) = step.features.values(), step.teacher_features.values()
+        return {"feature": (ours - theirs).square().mean() + 0 * step.logits.sum()}
+
+    method = Method("close", 9, close, features=("encoder.layers.0",))
+    _, history = fit_t2(method, replace(tiny, epochs=30, learning_rate=1e-2))
+    assert history["feature"].iloc[-1] < history["feature"].iloc[0] / 2
+
+
+def test_nothing_is_watched_for_a_method_that_names_no_layer(fit_t2, monkeypatch):
+    monkeypatch.setattr(torch.nn.Module, "register_forward_hook", lambda *_: pytest.fail("hooked"))
+    fit_t2("CIL")
+
+
+def test_the_scores_of_a_monitor_leave_no_features_behind(fit_t2, scenes, tiny):
+    seen = []
+    monitor = Monitor(scenes.monitor_set("T2", 32), {"task12": slice(0, 11)})
+    fit_t2(spy(seen, features=("encoder",)), replace(tiny, epochs=3), monitor=monitor)
+    assert [len(step.features["encoder"]) for step in seen] == [4, 4, 4]
+
+
+def test_a_layer_that_is_not_there_is_refused_before_anything_is_trained(fit_t2):
+    with pytest.raises(ValueError, match="unknown layer 'encodr'.*did you mean 'encoder'.*choose"):
+        fit_t2(spy(seen := [], features=("encodr",)))
+    with pytest.raises(ValueError, match="unknown layer 'more_decoders.0'"):  # not the teacher's
+        fit_t2(spy(seen, features=("more_decoders.0",), second_decoder=True))
+    assert seen == []
+
+
+def test_a_loss_is_prepared_once_from_student_teacher_and_all_images(fit_t2, scenes, teacher, tiny):
+    found, seen = [], []
+
+    def prepare(context):
+        found.append(context)
+        answers = context.over_images(list)
+        torch.nn.init.ones_(context.student.decoder.output_conv.bias)
+        found.append(answers)
+        return spy(seen).loss
+
+    method = Method("prepared", 9, prepare=prepare, hidden=True)
+    images = scenes.stage("T2", height=32, hidden=True)
+    still = replace(tiny, epochs=2, batch=3, learning_rate=1e-12, weight_decay=0.0)
+    student, _ = fit_t2(method, still, images=images)
+    context, answers = found
+    assert len(seen) == 4
+    assert context.stage == scenes.split.stage("T2") and context.background is None
+    assert equal(state(context.teacher), state(teacher)) and not context.teacher.training
+    torch.testing.assert_close(student.decoder.output_conv.bias, torch.ones(11))
+    assert sum(len(y) for y, _ in answers) == len(images) == 7
+    first, labels = answers[0]
+    pixels = torch.stack([images[k][0] for k in range(len(first))])
+    torch.testing.assert_close(first, predict(teacher, pixels, tiny).softmax(1))
+    assert labels.equal(torch.stack([images[k][1] for k in range(len(first))]))
+    assert labels.dtype == torch.long and (labels == HIDDEN).any()
+
+
+def test_the_background_of_a_split_is_a_channel_for_its_methods(fit_t2, scenes, monkeypatch):
+    seen = []
+    images = scenes.stage("T2")
+    images.split = replace(images.split, background="terrain")
+    fit_t2(spy(seen), images=images)
+    assert [step.background for step in seen] == [3]
 
 
 # a memory

@@ -7,7 +7,7 @@ from torch.utils.data import DataLoader
 from torchvision.transforms import InterpolationMode
 from torchvision.transforms.v2 import functional as plainly
 
-from cilkit.classes import VOID
+from cilkit.classes import HIDDEN, VOID
 from cilkit.data.augmentation import Augmentation, Augmented, adjust_hue, derive_seed, warp
 from cilkit.training.config import PRESETS
 
@@ -239,6 +239,17 @@ def test_rotation_leaves_void_in_the_corners_and_nowhere_else():
         black += (deep := nothing & inside(nothing.long())).sum().item()
         assert image[:, deep].eq(0).all()  # and where nothing is, it is black
     assert turned > 20 and black > 1000
+
+
+def test_an_augmentation_keeps_hidden_and_void_apart():
+    halves = torch.full((64, 128), HIDDEN, dtype=torch.uint8)
+    halves[:, 64:] = VOID
+    strong = replace(STILL, rotation=30, flip=0.5, rescale=(0.7, 1.4), crop=(64, 128))
+    found = torch.stack(
+        [y for _, y in Augmented(Scenes(halves.expand(3, 64, 128), halves, 30), strong, 0)]
+    )
+    assert set(found.unique().tolist()) == {HIDDEN, VOID}
+    assert 0.3 < (found == HIDDEN).float().mean() < 0.6  # a bit less than half: borders are void
 
 
 def test_rotation_goes_both_ways_up_to_its_angle():

@@ -123,7 +123,7 @@ def test_weights_that_do_not_fit_are_named_and_nothing_is_loaded(network, tmp_pa
         "encoder.initial_block.conv.bias is missing",
         "decoder.head.weight has no place in the network",
         "decoder.output_conv.bias has shape (20,), wanted (5,)",
-        "load only the Encoder",
+        "load only the encoder",
     ):
         assert part in str(error.value)
     assert all(fresh.state_dict()[key].equal(before[key]) for key in before)
@@ -461,7 +461,7 @@ def test_an_encoder_alone_fits_an_encoder_alone(network, tmp_path):
         encoder = Encoder()
         load_weights(encoder, tmp_path / "encoder.pth")
         assert state_equal(encoder, network.encoder)
-        with pytest.raises(ValueError, match="is missing.*or load only the Encoder"):
+        with pytest.raises(ValueError, match="is missing.*or load only the encoder"):
             load_weights(ERFNet(5), tmp_path / "encoder.pth")
 
 

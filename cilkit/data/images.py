@@ -7,13 +7,17 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from cilkit.classes import VOID, Split
+from cilkit.classes import HIDDEN, UNLISTED_ID, VOID, Classes, Split, channels_of
 from cilkit.data.layouts import Sample
 from cilkit.data.store import DecodedImages
 
 
 class LabelledImages(Dataset):
     """Images with the labels that may be seen; every other label is VOID in the tensor already.
+
+    With `hidden`, pixels labelled with a class that may not be seen are HIDDEN instead, all alike:
+    which class it is never shows. Pixels that nobody labelled stay VOID. Where the background of
+    the split is seen, the classes of later stages are labelled as background, as the field has it.
 
     Item: image (3, h, w) float in [0, 1], labels (h, w) long in channels of the split.
     `height` resizes both (bilinear, nearest) without ever enlarging; with `native_labels` the
@@ -24,10 +28,11 @@ class LabelledImages(Dataset):
         self,
         samples: Sequence[Sample],
         split: Split,
-        visible: slice,
+        visible: Classes,
         height: int | None = None,
         native_labels: bool = False,
         decoded: DecodedImages | None = None,
+        hidden: bool = False,
     ):
         """Views of one data set share what is `decoded`; by default this is a set of its own."""
         if decoded is None:
@@ -35,9 +40,15 @@ class LabelledImages(Dataset):
             decoded = DecodedImages(split, *((0, n) if native_labels else (n, 0)))
         self.samples, self.split, self.visible = tuple(samples), split, visible
         self.height, self.native_labels, self._decoded = height, native_labels, decoded
+        self.hidden = hidden
         table = split.lookup()
-        hidden = (table < visible.start) | (table >= visible.stop)
-        self._visible_label = np.where(hidden, VOID, table).astype(np.uint8)  # (256,), by label id
+        channels = channels_of(visible)
+        shown = np.isin(table, channels)
+        instead = np.where(hidden & (table < UNLISTED_ID), HIDDEN, VOID)  # of a class, or of none
+        if split.background in split.names(visible):
+            later = (table > max(channels)) & (table < UNLISTED_ID)
+            instead = np.where(later, split.channel(split.background), instead)
+        self._visible_label = np.where(shown, table, instead).astype(np.uint8)  # (256,) by label id
 
     def __len__(self) -> int:
         return len(self.samples)
@@ -54,9 +65,8 @@ class LabelledImages(Dataset):
     def subset(self, indices: Sequence[int]) -> "LabelledImages":
         """Some of the images, in the order of `indices`, with the same labels to be seen."""
         samples = [self.samples[index] for index in indices]
-        return LabelledImages(
-            samples, self.split, self.visible, self.height, self.native_labels, self._decoded
-        )
+        same = (self.split, self.visible, self.height, self.native_labels)
+        return LabelledImages(samples, *same, self._decoded, self.hidden)
 
     def prepare(self, progress: bool = True) -> None:
         """Decode everything once, before it is read many times or by several processes."""

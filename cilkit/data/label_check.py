@@ -1,17 +1,10 @@
 """Whether the labels show each class, asked before anything is trained on them."""
 
 import json
-from collections.abc import Collection
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
-from pathlib import Path
 
-from tqdm import tqdm
-
-from cilkit.classes import LabelClass, Split
-from cilkit.data.png import check_ids, ids_in, unreadable
+from cilkit.classes import LabelClass, Split, channels_of
+from cilkit.data.png import check_ids, ids_by_file
 from cilkit.data.scenes import StreetScenes
-from cilkit.limits import usable_cores
 from cilkit.splits import SPLITS
 
 
@@ -23,10 +16,12 @@ def check_labels(data: StreetScenes) -> None:
     bar if that takes long, and again when it has changed.
     """
     split = data.split
-    parts = [(f"stage {s.name}", data.images(s), split.classes[s.new]) for s in split.stages]
+    parts = []
+    for stage in split.stages:
+        classes = [split.classes[channel] for channel in channels_of(stage.labelled)]
+        parts.append((f"stage {stage.name}", data.images(stage), classes))
     parts.append(("the test set", data.test, split.classes))
-    files = dict.fromkeys(sample.label for _, samples, _ in parts for sample in samples)
-    ids_of = dict(zip(files, _read_all(files), strict=True))
+    ids_of = ids_by_file(sample.label for _, samples, _ in parts for sample in samples)
     for file, ids in ids_of.items():
         check_ids(file, list(ids), split)
     missing: dict[str, list[LabelClass]] = {}
@@ -38,29 +33,6 @@ def check_labels(data: StreetScenes) -> None:
             reason = reason or _reason(ids, split)
     if missing:
         raise ValueError(_message(data, missing, reason))
-
-
-def _read_all(files: Collection[Path]) -> list[tuple[int, ...]]:
-    pool = ThreadPoolExecutor(usable_cores())  # decoding leaves the interpreter free
-    try:
-        shown = {"leave": False, "delay": 2, "mininterval": 1}
-        return list(tqdm(pool.map(_ids, files), "labels", len(files), **shown))
-    finally:
-        pool.shutdown(cancel_futures=True)
-
-
-def _ids(file: Path) -> tuple[int, ...]:
-    try:
-        found = file.stat()
-    except OSError as error:
-        raise unreadable(file, error) from error
-    return _ids_when(file, found.st_size, found.st_mtime_ns)
-
-
-@cache
-def _ids_when(file: Path, size: int, changed: int) -> tuple[int, ...]:
-    """The ids in a label file, read again only if its size or time of change is another."""
-    return tuple(ids_in(file))
 
 
 def _reason(ids: set[int], split: Split) -> str:

@@ -1,22 +1,25 @@
 """A data set in a folder: its split, its images, and the view of each stage (Table I)."""
 
 import hashlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Literal
 
 from cilkit.checks import check_path, nearest
-from cilkit.classes import Split, Stage
+from cilkit.classes import RULES, Split, Stage
 from cilkit.data.images import LabelledImages, evenly_spaced
-from cilkit.data.layouts import READERS, Sample, find_layout
-from cilkit.data.png import unreadable
+from cilkit.data.layouts import Sample, find_layout, read_samples
+from cilkit.data.png import ids_by_file, unreadable
 from cilkit.data.store import DecodedImages
 from cilkit.files import GUIDE, ROOT, resolve
 from cilkit.splits import load_split
 from cilkit.toyscapes.write import write_toyscapes
 
 MONITOR_IMAGES = 6  # images that are scored while a network trains
+# layouts in which the names of the files and the split tell the group of an image
+FILES_TELL_GROUPS = ("cityscapes", "camvid")
 
 
 @dataclass(frozen=True)
@@ -33,28 +36,53 @@ class StreetScenes:
     @cached_property
     def decoded(self) -> DecodedImages:
         """What is decoded of this data set, for all its views."""
-        return DecodedImages(self.split, len(self.train), len(self.test))
+        return DecodedImages(self.split, len(_once(self.train)), len(_once(self.test)))
 
     def images(self, stage: Stage) -> list[Sample]:
-        """The training images of one stage, D1, D2 or D3."""
-        return [sample for sample in self.train if sample.city in stage.cities]
+        """The training images of one stage, D1, D2 or D3, each once.
+
+        Those of its groups, and of them what the rule of the split lets the stage see. A
+        ValueError if that is none.
+        """
+        samples = _once(sample for sample in self.train if sample.group in stage.cities)
+        if RULES[self.split.rule] is None:
+            return samples
+        seen = [s for s in samples if self.split.sees(stage, self._label_ids[s.label])]
+        if not seen:
+            names = ", ".join(self.split.names(stage.labelled))
+            raise ValueError(
+                f"rule {self.split.rule!r} leaves stage {stage.name!r} none of the {len(samples)} "
+                f"images of {', '.join(stage.cities)} in {self.root} to learn "
+                f"{names} from; add images, or change the rule, which {GUIDE} explains, or the "
+                "classes of the stages in the split file"
+            )
+        return seen
+
+    @cached_property
+    def _label_ids(self) -> dict[Path, tuple[int, ...]]:
+        """The label ids in each training image, which a rule may ask for; read once."""
+        return ids_by_file(sample.label for sample in self.train)
 
     def stage(
-        self, name: str, labels: Literal["new", "all"] = "new", height: int | None = None
+        self,
+        name: str,
+        labels: Literal["new", "all"] = "new",
+        height: int | None = None,
+        hidden: bool = False,
     ) -> LabelledImages:
         """The training set of a stage, labelled with its new classes (Table I).
 
-        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them.
+        `labels="all"` shows the classes of earlier stages too, as SS and Michieli need them;
+        `hidden=True` marks the pixels of all other classes as HIDDEN, as MiB and PLOP need them.
         """
         stage = self.split.stage(name)
-        return LabelledImages(
-            self.images(stage), self.split, stage.visible(labels), height, decoded=self.decoded
-        )
+        view = {"decoded": self.decoded, "hidden": hidden}
+        return LabelledImages(self.images(stage), self.split, stage.visible(labels), height, **view)
 
     def single_stage(self, name: str, height: int | None = None) -> LabelledImages:
         """All images up to a stage with all labels up to it: what SS is trained on, eq. (2)."""
         stages = self.split.stages[: self.split.stage(name).number]
-        samples = [sample for stage in stages for sample in self.images(stage)]
+        samples = _once(sample for stage in stages for sample in self.images(stage))
         return LabelledImages(samples, self.split, stages[-1].seen, height, decoded=self.decoded)
 
     def test_set(
@@ -86,17 +114,29 @@ class StreetScenes:
         return LabelledImages(chosen, self.split, visible, height, decoded=self.decoded)
 
     def fingerprint(self) -> str:
-        """Hash of the names and sizes of all files, and of all that stands in the labels.
+        """Hash of the names and sizes of all files, of all labels, and of who is in which group.
 
         It tells whether two runs saw the same data: no class count can differ without it.
         """
         digest = hashlib.sha256()
-        for sample in sorted(self.train + self.test, key=lambda sample: sample.image):
+        for sample in sorted(_once(self.train + self.test), key=lambda sample: sample.image):
             for file in (sample.image, sample.label):
                 name, found = file.relative_to(self.root).as_posix(), file.stat()
                 digest.update(f"{name} {found.st_size}\n".encode())
             digest.update(_content(sample.label, found.st_size, found.st_mtime_ns))
+        if self.split.layout not in FILES_TELL_GROUPS:
+            for sample in sorted(self.train + self.test, key=lambda s: (s.image, s.group)):
+                name = sample.image.relative_to(self.root).as_posix()
+                digest.update(f"{name} {sample.group}\n".encode())
         return digest.hexdigest()[:16]
+
+
+def _once(samples: Iterable[Sample]) -> list[Sample]:
+    """Each image once, though it may be in several groups."""
+    first: dict[Path, Sample] = {}
+    for sample in samples:
+        first.setdefault(sample.image, sample)
+    return list(first.values())
 
 
 @cache
@@ -109,11 +149,12 @@ def _content(file: Path, size: int, changed: int) -> bytes:
 
 
 def open_data(data: Path | str) -> StreetScenes:
-    """Open "toyscapes" (drawn first if need be), or a folder in the layout of Cityscapes or CamVid.
+    """Open "toyscapes" (drawn first if need be), or a folder in one of `layouts.LAYOUTS`.
 
     A file `split.toml` in the folder, written like those in cilkit/resources/splits, replaces the
-    paper's classes and stages. Raises FileNotFoundError for what is missing, saying what was found
-    instead and what to do, and ValueError for images and labels that do not pair up.
+    paper's classes and stages, and names the layout. Raises FileNotFoundError
+    for what is missing, saying what was found instead and what to do, and ValueError for images and
+    labels that do not pair up.
     """
     check_path("DATA", data)
     if data == "toyscapes":
@@ -148,4 +189,4 @@ def _open_folder(root: Path) -> StreetScenes:
         )
     own = root / "split.toml"
     split = load_split(own if own.is_file() else find_layout(root))
-    return StreetScenes(root.name.lower(), root, split, *READERS[split.layout](root, split))
+    return StreetScenes(root.name.lower(), root, split, *read_samples(root, split))

@@ -30,7 +30,7 @@ from cilkit.limits import usable_cores
 
 IN_MEMORY = 2**30  # a data set up to this many bytes is decoded once and kept
 DISK_CACHE_ABOVE = 2**30  # bytes of pixels; a larger data set is kept decoded on disk as well
-CACHE_VERSION = 1  # a higher one makes all entries of the cache anew
+CACHE_VERSION = 2  # a higher one makes all entries of the cache anew
 SETTING = "CILKIT_CACHE"  # environment variable: "off", or a folder for the cache
 MIN_FREE_BYTES = 2**29  # bytes of the disk that stay free
 
@@ -56,10 +56,11 @@ class DecodedImages:
 
         Both are `height` high at most; `native_labels` have the size of their file.
         """
-        key = (sample, height, native_labels)
+        key = (sample.image, sample.label, height, native_labels)  # of whichever group it is
         if key in self._kept:
             return self._kept[key]
-        decoded = self._cached(*key) or self._decode(*key)
+        how = (sample, height, native_labels)
+        decoded = self._cached(*how) or self._decode(*how)
         if self._fits(decoded):
             self._kept[key] = decoded
         return decoded
@@ -139,7 +140,8 @@ class DecodedImages:
         if ids.shape != image.shape[1:]:
             raise ValueError(
                 f"{sample.label} is {ids.shape[0]} x {ids.shape[1]} pixels but its image "
-                f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be equal"
+                f"{sample.image.name} is {image.shape[1]} x {image.shape[2]}; they must be "
+                "equal as one sees them, after a turn that EXIF data ask for"
             )
         size = network_size(ids.shape, height)
         image = v2.functional.resize(image, size, antialias=True).contiguous()

@@ -9,11 +9,11 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from cilkit.classes import VOID, Split
+from cilkit.classes import Split
 from cilkit.data.images import LabelledImages, evenly_spaced
 from cilkit.losses import entropy_weight
 from cilkit.methods import Method, Step
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import predict
 
@@ -28,7 +28,7 @@ class Answers:
     """
 
     def __init__(
-        self, network: ERFNet, images: LabelledImages, config: TrainConfig, keep: int = 64
+        self, network: Segmenter, images: LabelledImages, config: TrainConfig, keep: int = 64
     ):
         self.images = images
         self.network, self.config = network, config
@@ -107,8 +107,13 @@ def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
     """The loss of a method at one pixel of the first image of a step, as if it were alone.
 
     In the loss of a whole batch each term is divided by the number of its pixels. Raises
-    ValueError for a pixel outside the image.
+    ValueError for a pixel outside the image, and for a method whose loss needs more than one pixel.
     """
+    if method.loss is None or method.features:
+        raise ValueError(
+            f"the loss of {method.name} needs a training: it is prepared or reads features. Choose "
+            "a method that has neither prepare nor features"
+        )
     height, width = step.labels.shape[1:]
     if not (0 <= row < height and 0 <= column < width):
         raise ValueError(
@@ -119,9 +124,8 @@ def loss_at_pixel(method: Method, step: Step, row: int, column: int) -> Pixel:
         return None if x is None else x[:1, ..., row : row + 1, column : column + 1]
 
     logits = here(step.logits).detach().clone().requires_grad_()
-    alone = Step(
-        logits, here(step.labels), here(step.teacher), step.old, step.new, here(step.new_teacher)
-    )
+    seen = {name: here(getattr(step, name)) for name in ("labels", "teacher", "new_teacher")}
+    alone = replace(step, logits=logits, **seen)
     terms = method.loss(alone)
     sum(terms.values()).backward()
     values = {name: term.item() for name, term in terms.items()}
@@ -144,8 +148,3 @@ def _teacher_weight(method: Method, alone: Step) -> float:
         for y in (nothing, sure, alone.teacher)
     )
     return 0.0 if price == free else (asked - free) / (price - free)
-
-
-def label_name(label: int, split: Split) -> str:
-    """A label in words."""
-    return "void" if label == VOID else split.classes[label].name

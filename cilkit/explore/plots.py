@@ -20,7 +20,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from cilkit.classes import VOID, Split, task_title
+from cilkit.classes import Split, task_title
 from cilkit.methods import FIRST_STAGE, METHODS, SS
 from cilkit.study.runs import score_columns
 
@@ -622,7 +622,7 @@ def _finish(fig: Figure, classes: Sequence[int], split: Split) -> Figure:
         Patch(
             facecolor=colours[channel],
             edgecolor="0.5",
-            label="void" if channel == VOID else split.classes[channel].name,
+            label=split.label_name(channel),
         )
         for channel in classes
     ]

@@ -31,9 +31,9 @@ from torch import Tensor
 from traitlets import Unicode
 
 from cilkit import subnormals
-from cilkit.classes import VOID, Stage, belongs, task_title
+from cilkit.classes import VOID, Stage, belongs, channels_of, task_title
 from cilkit.explore import plots
-from cilkit.explore.pixels import Answers, Pixel, class_entropy, label_name, loss_at_pixel, weights
+from cilkit.explore.pixels import Answers, Pixel, class_entropy, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
 from cilkit.study.runs import NOTEBOOKS, Run, score_columns
@@ -176,7 +176,7 @@ def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
         if focus and not (labels == split.channel(focus)).any():
             sentence = f"This image shows no {focus}. {sentence}"
         if (stage := following(study, len(logits))) is not None:
-            mask = ~belongs(labels, stage.new)
+            mask = ~belongs(labels, stage.labelled)
             sentence += (
                 f" In {stage.name} the mask leaves {100 * mask.float().mean():.0f} % of the pixels "
                 f"of this image to distillation, with mean weight {alpha[mask].mean():.2f}."
@@ -244,7 +244,7 @@ def pixel_explorer(
                 f"this method has a second teacher, which is not there yet; run "
                 f"{NOTEBOOKS[NEW_TEACHER.name]}.ipynb, or study.new_teacher({stage!r})"
             )
-        return answers(study.new_teacher(stage), at.new.stop - at.new.start)
+        return answers(study.new_teacher(stage), len(channels_of(at.labelled)))
 
     def draw(figure, image, method, student, row, column):
         chosen = methods[method]
@@ -253,7 +253,8 @@ def pixel_explorer(
         if chosen.memory is not None:
             new_y = of_new_teacher()[image].softmax(dim=0)[None]
         pixels, labels = views[chosen.labels][image]
-        step = Step(logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
+        batch = (logits[None], labels[None], teacher_y[None], at.old, at.new, new_y)
+        step = Step(*batch, again=at.again)
         asked = loss_at_pixel(chosen, step, row, column)
         figure = plots.pixel(
             pixels,
@@ -268,7 +269,7 @@ def pixel_explorer(
             figure,
         )
         known = views["all"][image][1][row, column]
-        label = f"labelled {label_name(int(known), split)}"
+        label = f"labelled {split.label_name(int(known))}"
         label += ", which it sees" if labels[row, column] == known else ", hidden from it"
         if known == VOID:
             label = f"no label of a class up to {stage}"
@@ -326,8 +327,8 @@ def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Exp
         share = 100 * (labels != VOID).float().mean()
         figure = plots.views(pixels, {f"{method} in {stage}": labels}, study.split, columns=2)
         return figure, (
-            f"Image {index} of {stage}, from {images.samples[index].city}: {method} sees labels of "
-            f"{seen}; {share:.0f} % of the pixels have one."
+            f"Image {index} of {stage}, from {images.samples[index].group}: {method} sees labels "
+            f"of {seen}; {share:.0f} % of the pixels have one."
         )
 
     controls = {

@@ -2,15 +2,16 @@
 
 from torch import Tensor
 
-from cilkit.classes import restrict
+from cilkit.classes import restrict, within
 from cilkit.losses import cross_entropy
 from cilkit.methods.base import Method, Step
 
 
 def finetune_loss(step: Step) -> dict[str, Tensor]:
     """Cross-entropy of the new decoder's own softmax, eq. (4)."""
-    log_y = step.logits[:, step.new].log_softmax(dim=1)  # (B, N, H, W), old classes take no part
-    return {"ce": cross_entropy(log_y, restrict(step.labels, step.new))}
+    of_stage = step.logits[:, within(step.labelled)]  # (B, N, H, W), other classes take no part
+    log_y = of_stage.log_softmax(dim=1)
+    return {"ce": cross_entropy(log_y, restrict(step.labels, step.labelled))}
 
 
 FT = Method("FT", equation=4, loss=finetune_loss, teacher=False, second_decoder=True)

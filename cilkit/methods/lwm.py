@@ -11,16 +11,18 @@ from cilkit.methods.base import Memory, Method, Step
 def lwm_loss(step: Step) -> dict[str, Tensor]:
     """LWOF with a second teacher, and with labels of both tasks in one softmax, eq. (6).
 
-    A new image carries labels of new classes only, a replayed one of old classes only. So the
-    class of a label tells which of the two cross-entropies its pixel belongs to.
+    A new image carries labels of its stage only, a replayed one of earlier stages only. So the
+    class of a label tells which of the two cross-entropies its pixel belongs to. A class that is
+    labelled again counts as one of this stage.
     """
     logits = step.logits.contiguous()  # one copy serves three softmaxes
     joint = logits.log_softmax(dim=1)  # (B, O+N, H, W), old and new compete
     ce = -true_log_y(joint, step.labels)  # (B, H, W)
     old, new = step.by_task(logits)  # (B, O, H, W), (B, N, H, W)
+    of_stage = belongs(step.labels, step.labelled)  # (B, H, W)
     return {
-        "ce_new": mean_over(belongs(step.labels, step.new), ce),
-        "ce_memory": mean_over(belongs(step.labels, step.old), ce),
+        "ce_new": mean_over(of_stage, ce),
+        "ce_memory": mean_over(belongs(step.labels, step.old) & ~of_stage, ce),
         "kd_old": masked_distillation(old.log_softmax(dim=1), step.teacher),
         "kd_new": masked_distillation(new.log_softmax(dim=1), step.new_teacher),
     }

@@ -13,7 +13,7 @@ def lwof_loss(step: Step) -> dict[str, Tensor]:
     log_y_old = old.log_softmax(dim=1)  # (B, O, H, W), the two slices
     log_y_new = new.log_softmax(dim=1)  # (B, N, H, W)  never compete
     return {
-        "ce": cross_entropy(log_y_new, restrict(step.labels, step.new)),
+        "ce": cross_entropy(log_y_new, restrict(step.labels, step.labelled)),
         "kd": masked_distillation(log_y_old, step.teacher),
     }
 

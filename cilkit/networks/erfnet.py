@@ -1,16 +1,13 @@
-"""ERFNet (reference [16]), and the two ways to give it more classes (Sec. III-C, Fig. 2).
+"""ERFNet (reference [16]), the network of the paper.
 
 Module and parameter names are those of the published weight files, so these load as they are.
 """
 
-from copy import deepcopy
-
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
-from torchvision.transforms.v2.functional import normalize
 
-IMAGENET_MEAN, IMAGENET_DEVIATION = [0.485, 0.456, 0.406], [0.229, 0.224, 0.225]
+from cilkit.networks.base import Segmenter
 
 
 class Downsampler(nn.Module):
@@ -101,10 +98,6 @@ class Decoder(nn.Module):
         )
         self.output_conv = nn.ConvTranspose2d(16, num_classes, 2, stride=2)
 
-    @property
-    def num_classes(self) -> int:
-        return self.output_conv.out_channels
-
     def forward(self, features: Tensor) -> Tensor:
         x = features
         for layer in self.layers:
@@ -112,86 +105,14 @@ class Decoder(nn.Module):
         return self.output_conv(x)  # (B, S, H, W)
 
 
-class ERFNet(nn.Module):
-    """Encoder and decoder, with further decoders after it for FT and FE (Fig. 2).
+class ERFNet(Segmenter):
+    """Encoder and decoder of the paper, with further decoders after it for FT and FE (Fig. 2)."""
 
-    images (B, 3, H, W), H and W multiples of 8 -> logits (B, S, H, W). The logits of several
-    decoders are concatenated, oldest first, so that channels stay ordered S1, S2, ...
-    """
+    def new_encoder(self) -> Encoder:
+        return Encoder()
 
-    def __init__(self, num_classes: int, *more_classes: int, normalise: bool = False):
-        super().__init__()
-        self.normalise = normalise  # images by ImageNet's mean and deviation, as the first step
-        for classes in (num_classes, *more_classes):
-            if not isinstance(classes, int) or classes < 1:
-                raise ValueError(f"a decoder for {classes!r} classes; wanted a whole number from 1")
-        self.encoder = Encoder()
-        self.decoder = Decoder(num_classes)
-        self.more_decoders = nn.ModuleList(Decoder(classes) for classes in more_classes)
+    def new_decoder(self, classes: int) -> Decoder:
+        return Decoder(classes)
 
-    @property
-    def decoders(self) -> list[Decoder]:
-        """All decoders, oldest first."""
-        return [self.decoder, *self.more_decoders]
-
-    @property
-    def num_classes(self) -> int:
-        """Channels of the output, over all decoders."""
-        return sum(decoder.num_classes for decoder in self.decoders)
-
-    def forward(self, images: Tensor) -> Tensor:
-        if images.shape[-2] % 8 or images.shape[-1] % 8:
-            raise ValueError(
-                f"images are {images.shape[-2]} x {images.shape[-1]} pixels; ERFNet halves them "
-                "three times, so crop or resize height and width to multiples of 8"
-            )
-        if self.normalise:
-            images = normalize(images, IMAGENET_MEAN, IMAGENET_DEVIATION)
-        features = self.encoder(images)  # (B, 128, H/8, W/8)
-        if not self.more_decoders:
-            return self.decoder(features)  # (B, S, H, W)
-        return torch.cat([decoder(features) for decoder in self.decoders], dim=1)
-
-
-def add_classes(network: ERFNet, new: int) -> ERFNet:
-    """A copy whose last layer has `new` more feature maps, for the teacher-based methods.
-
-    Old weights are kept and new output channels are random. The paper starts each stage from
-    random weights instead (footnote 2): TrainConfig.start chooses.
-    """
-    if network.more_decoders:
-        raise ValueError(
-            f"the network has {len(network.decoders)} decoders; a wider last layer is for "
-            "networks with one. Use add_decoder, or a teacher trained by a teacher-based method"
-        )
-    wider = ERFNet(network.num_classes + new, normalise=network.normalise)
-    state = network.state_dict()
-    fresh = wider.state_dict()
-    for key in ("decoder.output_conv.weight", "decoder.output_conv.bias"):
-        old_channels = state[key]  # weight (16, O, 2, 2), bias (O,)
-        grown = fresh[key].clone()
-        if key.endswith("weight"):
-            grown[:, : network.num_classes] = old_channels
-        else:
-            grown[: network.num_classes] = old_channels
-        state[key] = grown
-    wider.load_state_dict(state)
-    return wider
-
-
-def add_decoder(network: ERFNet, new: int) -> ERFNet:
-    """A copy with one more decoder, for `new` classes, with random weights (Fig. 2)."""
-    grown = deepcopy(network)
-    grown.more_decoders.append(Decoder(new).to(next(network.parameters()).device))
-    return grown
-
-
-def start_as_identity(network: nn.Module) -> None:
-    """Let each residual block begin as the identity, by a zero in its last batch-norm scale.
-
-    Everything else stays random. The gradient then reaches all blocks undisturbed, and the first
-    few hundred steps teach several times more (Goyal et al. 2017, Sec. 5.1).
-    """
-    for module in network.modules():
-        if isinstance(module, NonBottleneck1d):
-            nn.init.zeros_(module.bn2.weight)
+    def residual_end(self, module: nn.Module) -> nn.BatchNorm2d | None:
+        return module.bn2 if isinstance(module, NonBottleneck1d) else None

@@ -1,4 +1,4 @@
-"""Published weight files of ERFNet, loaded into a network or its encoder."""
+"""Published weight files, loaded into a network or its encoder."""
 
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -7,14 +7,14 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from cilkit.networks.erfnet import Encoder
+from cilkit.networks.base import Segmenter
 from cilkit.networks.weight_files import listed, read_tensors
 
 PRETRAINING = ("output_conv.", "encoder.output_conv.", "classifier.")  # layers of no use here
 
 
 def load_weights(network: nn.Module, file: Path | str) -> None:
-    """Load a weight file from elsewhere into an ERFNet or an Encoder.
+    """Load a weight file from elsewhere into a network or its encoder.
 
     Understands the forms in circulation: a state dict, saved by torch.save or as safetensors, as
     such or at any depth of other dicts, with any prefix before its names (`module.`,
@@ -33,9 +33,9 @@ def load_weights(network: nn.Module, file: Path | str) -> None:
     found = _under(_prefix(file, state, wanted), state)
     if misfits := list(_misfits(found, wanted)):
         more = f" and {len(misfits) - 6} more" if len(misfits) > 6 else ""
-        way_out = "Check the number of classes, or load only the Encoder"
-        if isinstance(network, Encoder):
-            way_out = "Check that it is a file of ERFNet"
+        way_out = "Check that it is a file of this network"
+        if isinstance(network, Segmenter):
+            way_out = "Check the number of classes, or load only the encoder"
         raise ValueError(
             f"weights {file} do not fit the {type(network).__name__}: {'; '.join(misfits[:6])}"
             f"{more}. {way_out}. The file holds {len(state)} tensors: {listed(state)}"

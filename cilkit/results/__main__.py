@@ -2,15 +2,25 @@
 
 import sys
 
-from cilkit.results.scores import by_seed, is_papers, split_of
-from cilkit.results.tables import TABLES, _listed, as_text, comparison, differences, missing_runs
+from cilkit.methods import LATER_METHODS
+from cilkit.results.scores import by_seed, is_papers, methods_of, split_of
+from cilkit.results.tables import (
+    TABLES,
+    _listed,
+    after_the_paper,
+    as_text,
+    comparison,
+    differences,
+    missing_runs,
+)
 from cilkit.study import runs
 
 
 def main(folder: str) -> None:
     """Print Tables II and III for the runs in a folder: `python -m cilkit.results FOLDER`.
 
-    With two seeds or more, the paired differences as well.
+    Where it has runs of later methods, their table too; with two seeds or more, the paired
+    differences as well.
     """
     found = runs.find(folder)
     if len(split_of(found).stages) == 1:
@@ -24,6 +34,9 @@ def main(folder: str) -> None:
     for table, (title, _) in TABLES.items():
         print(f"\nTable {table}: {title}. mIoU in %, ours{of}\n")
         print(as_text(comparison(table, found)))
+    if set(LATER_METHODS) & set(methods_of(found)):
+        print(f"\nAfter the paper. mIoU in %, ours{of}\n")
+        print(as_text(after_the_paper(found)))
     if several:
         print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")
         print(as_text(differences(found)))

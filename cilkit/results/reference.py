@@ -171,10 +171,10 @@ def compare(found: Run | Sequence[Run]) -> pd.DataFrame:
     for run in found:
         reference = measured[run.config["data"], run.config["preset"]]
         why, same = _why_not(run, reference), _same_training(run, reference)
+        method, stage = run.config["method"], run.split.stage(run.config["stage"])
+        name = stage.name if stage.number == 1 else f"{method} {stage.name}"  # all share the first
         for task, yours in run.scores["miou"].items():
-            key = (f"{run.config['method']} {run.config['stage']}", task_title(task))
-            if run.config["method"] == run.config["stage"]:
-                key = (run.config["stage"], key[1])
+            key = (name, task_title(task))
             values = [] if why else [other.scores["miou"][task] for other in same]
             rows[key] = {"yours": yours} | _beside(yours, values, why)
     columns = ["yours", *NEAR, "yours is"]

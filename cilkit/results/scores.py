@@ -86,7 +86,8 @@ def _decisive(run: Run) -> dict:
     """The fields that must be equal in a table; also of a run of an older version."""
     config = {field: run.config.get(field) for field in SAME_IN_A_TABLE}
     code = config["code"]  # of an older kit it is one text
-    return config | {"code": code.get("shared") if isinstance(code, dict) else code}
+    shared = [code.get("shared"), code.get("network")] if isinstance(code, dict) else code
+    return config | {"code": shared}
 
 
 def _mismatches(group: Sequence[Run], run: Run) -> list[str]:

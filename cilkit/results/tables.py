@@ -19,6 +19,7 @@ from cilkit.methods import (
     FE,
     FIRST_STAGE,
     FT,
+    LATER_METHODS,
     LWM,
     LWOF,
     METHODS,
@@ -38,6 +39,7 @@ from cilkit.results.scores import (
     split_of,
     standard_deviation,
 )
+from cilkit.study import runs
 from cilkit.study.runs import NOTEBOOKS, Run
 
 SPREAD = "±"  # the column of standard deviations
@@ -55,15 +57,27 @@ TABLES = {
 def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
     """Table "II" or "III": the scores of some runs beside the paper's.
 
-    Rows (stages, method) in the paper's order, and in each block methods of one's own at the end;
+    Rows (stages, method) in the paper's order, and in each block methods of one's own at the end,
+    but for the LATER_METHODS, which have a table of their own (`after_the_paper`);
     columns (task, "ours" or "paper") in %, NaN for what has not been run and for class sets that
     are not known yet. Without "paper" where the split is not the paper's. With two seeds or more
     "ours" is their mean, and (task, "±") their sample standard deviation.
     """
     if table not in TABLES:
         raise ValueError(unknown("table", table, list(TABLES)))
+    own = [name for name in methods_of(found)[1 + len(METHODS) :] if name not in LATER_METHODS]
+    return _beside_the_papers(found, TABLES[table][1] + own)
+
+
+def after_the_paper(found: Sequence[Run]) -> pd.DataFrame:
+    """ILT, MiB and PLOP beside SS and the paper's methods that they vary, as in `comparison`."""
+    shown = [SS.name, MICHIELI.name, CIL.name, *LATER_METHODS]
+    return _beside_the_papers(found, shown)
+
+
+def _beside_the_papers(found: Sequence[Run], methods: list[str]) -> pd.DataFrame:
     sources = {"ours": our_scores(found), SPREAD: standard_deviation(found)}
-    split, methods = split_of(found), TABLES[table][1] + methods_of(found)[1 + len(METHODS) :]
+    split = split_of(found)
     if is_papers(split):
         sources["paper"] = paper_scores()
     names = [stage.name for stage in split.stages]
@@ -189,6 +203,19 @@ def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
             for now in stages[then.number :]
         }
     return pd.DataFrame(rows).T
+
+
+def field_table(found: Sequence[Run]) -> pd.DataFrame:
+    """The scores that the field reports (`runs.field_scores`), in %, indexed by (stage, method).
+
+    The mean over seeds; NaN where a run of an earlier stage is missing, or nothing is extended.
+    Raises ValueError for mixed configurations.
+    """
+    check_comparable(found)
+    stages, methods = split_of(found).stages, methods_of(found)
+    by_name = runs.scores(found).pivot_table("miou", ["stage", "method"], "task")
+    rows = [(stage.name, method) for stage in stages[1:] for method in methods]
+    return by_name.reindex([row for row in rows if row in by_name.index], columns=list(runs.FIELD))
 
 
 def by_task(counts: pd.DataFrame, split: Split) -> pd.DataFrame:

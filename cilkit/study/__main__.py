@@ -14,11 +14,11 @@ def main(*given: str) -> None:
 
         python -m cilkit.study STAGE METHOD [DATA=... RUNS=... PRESET=... SEED=...]
 
-    METHOD is a name of the tables, "SS" or "LWM teacher"; the first stage is the same for all of
-    them. A run of T3 first trains the method's run of T2 if it is missing, as `Study.run` does. The
-    four parameters are those of the notebooks, with the same defaults. The graph of `make study`
-    calls this for each training; you can call it on a cluster, or under torchrun. A ValueError
-    names what is wrong before anything is read.
+    METHOD is a name of the tables, "SS", "LWM teacher", or one that came later: "ILT", "MiB",
+    "PLOP". The first stage is the same for all of them. A run of T3 first trains the method's run
+    of T2 if it is missing, as `Study.run` does. The four parameters are those of the notebooks,
+    with the same defaults. The graph of `make study` calls this for each training; you can call it
+    on a cluster, or under torchrun. A ValueError names what is wrong before anything is read.
     """
     names = [word for word in given if "=" not in word]
     parameters = parse([word for word in given if "=" in word])

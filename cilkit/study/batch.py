@@ -17,7 +17,7 @@ from cilkit.checks import check_path, check_seed, unknown
 from cilkit.classes import Split
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
-from cilkit.methods import METHODS, SS, Method
+from cilkit.methods import LATER_METHODS, METHODS, SS, Method
 from cilkit.splits import load_split
 from cilkit.study.parameters import PARAMETERS, parse, several
 from cilkit.study.plan import PlannedRun, plan
@@ -67,8 +67,10 @@ def read(config: Mapping[str, object]) -> Batch:
     seeds = several("SEEDS", given["SEEDS"]) if "SEEDS" in given else [one_seed]
     for seed in seeds:
         check_seed(seed)
-    known = {method.name: method for method in (SS, *METHODS.values())}
-    chosen = several("METHODS", given["METHODS"]) if "METHODS" in given else list(known)
+    known = {SS.name: SS} | METHODS | LATER_METHODS
+    chosen = [SS.name, *METHODS]
+    if "METHODS" in given:
+        chosen = several("METHODS", given["METHODS"])
     for name in chosen:
         if name not in known:
             raise ValueError(unknown("method", name, list(known)))

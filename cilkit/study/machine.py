@@ -15,7 +15,7 @@ from packaging.requirements import Requirement
 from cilkit.files import GUIDE, IS_CLONE, ROOT
 from cilkit.limits import free_memory, usable_cores
 from cilkit.methods import CIL
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import get_network
 from cilkit.study.plan import PlannedRun, plan
 from cilkit.study.study import Study
 from cilkit.training.config import PRESETS, TrainConfig
@@ -78,7 +78,7 @@ def _seconds_of_a_step(study: Study, config: TrainConfig) -> float:
     if stage.number == 1:
         _, history = fit(images, config)
     else:
-        teacher = ERFNet(stage.old.stop, normalise=config.normalise)
+        teacher = get_network(config.network)(stage.old.stop, normalise=config.normalise)
         _, history = fit_stage(CIL, images, stage, teacher, config)
     return history["seconds"].iloc[-1] / (len(images) // config.batch)
 
@@ -165,9 +165,10 @@ def _data(study: Study) -> tuple[str, str, str]:
     data = study.data
     if data.name == "toyscapes":
         return "data", "Toyscapes, drawn by the kit", f"for Cityscapes or CamVid: {GUIDE}"
-    here = Counter(sample.city for sample in (*data.train, *data.test))
+    here = Counter(sample.group for sample in (*data.train, *data.test))
     full = {city: n for city, n in data.split.images if city in here}
-    found = f"{len(data.train)} training and {len(data.test)} test images in {data.root}"
+    train, test = ({sample.image for sample in part} for part in (data.train, data.test))
+    found = f"{len(train)} training and {len(test)} test images in {data.root}"
     wrong = [f"{city} has {here[city]} of {n}" for city, n in full.items() if here[city] != n]
     if not wrong:
         return "data", found, ""

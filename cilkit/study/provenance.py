@@ -19,6 +19,7 @@ import torch
 from torch import nn
 
 from cilkit.methods import Memory, Method
+from cilkit.networks import get_network
 from cilkit.study.definitions import Definitions, parse, without_prose
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
@@ -33,15 +34,19 @@ PLAIN = (type(None), bool, int, float, complex, str, bytes, slice, range, type(.
 PLAIN += (torch.dtype, torch.device, np.generic)
 
 
-def code_version(method: Method | None) -> dict[str, str | None]:
+def code_version(method: Method | None, network: str = "ERFNet") -> dict[str, str | None]:
     """Hashes of the code that decides what a training computes, see `cilkit.study.definitions`.
 
-    "shared" is that of all trainings, "method" that of the method and its fields (None without).
-    Raises ValueError for a loss that holds something that cannot be recorded.
+    "shared" is that of all trainings, with the networks of the kit; "method" that of the method and
+    its fields (None without), "network" that of a network of your own. Raises ValueError for a loss
+    or a network that holds something that cannot be recorded.
     """
+    kind = get_network(network)
+    own = kind.__module__.partition(".")[0] != "cilkit"
     return {
         "shared": package_code().version(*TRAINING),
         "method": None if method is None else _method_version(method),
+        "network": _hash(_content(kind, [])) if own else None,
     }
 
 
@@ -55,7 +60,11 @@ def _method_version(method: Method) -> str:
     parts = [_content(method, [])]
     if method.memory is not None:
         parts.append(package_code().version(*MEMORY))
-    return hashlib.sha256(repr(parts).encode()).hexdigest()[:16]
+    return _hash(parts)
+
+
+def _hash(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:16]
 
 
 def environment(config: TrainConfig) -> dict[str, str | int]:

@@ -7,7 +7,7 @@ import os
 import re
 import shutil
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -31,11 +31,12 @@ from cilkit.methods import (
     SS,
 )
 from cilkit.metrics import MeanIoU
-from cilkit.networks.erfnet import ERFNet
-from cilkit.study.plan import as_file
+from cilkit.networks import Segmenter, get_network
+from cilkit.study.plan import as_file, run_name
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
+FIELD = ("old", "new", "all", "average", "forgetting")
 NOTEBOOKS = {  # which notebook makes the runs of a method, in all stages
     FIRST_STAGE.name: "05_train_t1",
     SS.name: "05_train_t1",
@@ -97,10 +98,22 @@ class Run:
             raise ValueError(unknown("class set", class_set, list(self.scores[kind])))
         return self.scores[kind][class_set]
 
-    def network(self) -> ERFNet:
-        """The trained network, on the CPU, in evaluation mode; ValueError if a file is damaged."""
-        network = ERFNet(*self.config["decoders"], normalise=self.config["train"]["normalise"])
-        network.load_state_dict(safetensors.load(read(self.folder / WEIGHTS)))
+    def network(self) -> Segmenter:
+        """The trained network, on the CPU, in evaluation mode.
+
+        A ValueError if the file is damaged, or the network is not at hand or has changed.
+        """
+        train = self.config["train"]
+        name = train.get("network", "ERFNet")  # an older kit had one network
+        network = get_network(name)(*self.config["decoders"], normalise=train["normalise"])
+        state = safetensors.load(read(self.folder / WEIGHTS))
+        try:
+            network.load_state_dict(state)
+        except RuntimeError as error:
+            raise ValueError(
+                f"the weights of {self.folder} are not those of network {name!r} as it is now; put "
+                f"back its code, or move the run away and train again. {error}"
+            ) from error
         return network.eval()
 
     def digest(self) -> str:
@@ -117,7 +130,7 @@ def _as_tuples(value: object) -> object:
 
 def save(
     folder: Path,
-    network: ERFNet,
+    network: Segmenter,
     config: dict,
     history: pd.DataFrame,
     scores: MeanIoU,
@@ -132,10 +145,9 @@ def save(
     unfinished.mkdir()
     try:
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
-        decoders = [decoder.num_classes for decoder in network.decoders]
         files = {
             WEIGHTS: safetensors.save(state),
-            "config.json": _as_json(config | {"decoders": decoders}),
+            "config.json": _as_json(config | {"decoders": network.classes}),
             "history.csv": history.to_csv(index=False).encode(),
             "scores.json": _as_json(_as_dict(scores, split)),
         }
@@ -231,16 +243,54 @@ def _hidden(run: Path, below: Path) -> bool:
 def scores(found: Path | str | Sequence[Run]) -> pd.DataFrame:
     """The scores of some runs, or of all below a folder, as one tidy table, mIoU in %.
 
-    Columns: data, preset, seed, method, stage, task, miou. Runs of several data sets, presets and
-    seeds may come together; a relative path starts at the project folder.
+    Columns: data, preset, seed, method, stage, task, miou. Beside the paper's tasks stand the
+    scores of FIELD, as `field_scores` has them. Runs of several data sets, presets and seeds may
+    come together; a relative path starts at the project folder.
     """
     columns = ["data", "preset", "seed", "method", "stage"]
+    found = find(found) if isinstance(found, Path | str) else found
+    by_folder = {run.folder: run for run in found}
     rows = [
         [run.config[column] for column in columns] + [task, value]
-        for run in (find(found) if isinstance(found, Path | str) else found)
-        for task, value in run.scores["miou"].items()
+        for run in found
+        for task, value in (run.scores["miou"] | field_scores(run, by_folder)).items()
     ]
     return pd.DataFrame(rows, columns=[*columns, "task", "miou"]).astype({"miou": float})
+
+
+def field_scores(run: Run, by_folder: Mapping[Path, Run]) -> dict[str, float]:
+    """What papers on class-incremental segmentation report since, in %; those that can be told.
+
+        old         mean IoU of the classes of the first stage, with all learned classes competing
+        new         that of all classes added since
+        all         that of all of them: the paper's joint score
+        average     the mean of `all` over the stages until this one
+        forgetting  points that single-task scores have lost since their stage, mean over old tasks
+
+    The last two need the runs of all earlier stages, by folder, and a method that extends a model.
+    """
+    stage = run.split.stage(run.config["stage"])
+    ious = run.scores.get("iou", {}).get(stage.joint_task)
+    if ious is None:  # a reference has no classes, a second teacher no old ones
+        return {}
+    first, classes = run.split.stages[0], pd.Series(ious, dtype=float)
+    names = run.split.names(stage.seen)
+    parts = {"old": names[: first.new.stop], "new": names[first.new.stop :], "all": names}
+    shown = {part: classes.reindex(of).mean() for part, of in parts.items() if of}
+    earlier = run.split.earlier(stage)
+    folders = [run.folder.with_name(run_name(then, run.config["method"])) for then in earlier]
+    before = [by_folder.get(folder) for folder in folders]
+    extends = stage.number == 1 or run.config["teacher"] is not None
+    if None in before or not extends:
+        return shown
+    pairs = list(zip(before, earlier, strict=True))
+    joint = [of.scores["miou"][then.joint_task] for of, then in pairs]
+    shown["average"] = pd.Series([*joint, shown["all"]], dtype=float).mean()
+    if not pairs:
+        return shown
+    learned = pd.Series([of.scores["miou"][then.task] for of, then in pairs], dtype=float)
+    kept = pd.Series([run.scores["miou"][then.task] for then in earlier], dtype=float)
+    return shown | {"forgetting": (learned - kept).mean()}
 
 
 def score_columns(history: pd.DataFrame) -> list[str]:

@@ -17,7 +17,7 @@ from filelock import FileLock, Timeout
 
 from cilkit import files
 from cilkit.checks import check_path, check_seed
-from cilkit.classes import Split, Stage
+from cilkit.classes import Split, Stage, channels_of
 from cilkit.data.images import LabelledImages
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
@@ -47,6 +47,7 @@ class Study:
         study.run("T1")          the model of stage T1
         study.run("T2")          single-stage training (SS) with the classes up to T2
         study.run("T2", "CIL")   CIL in stage T2; its teacher is study.run("T1")
+        study.run("T2", "MiB")   MiB, PLOP and ILT are not the paper's
         study.memory("T1")       the images of T1 that LWM remembers
 
     Relative paths start at the project folder. Runs lie in RUNS/<data>/<preset>/seed<k>/.
@@ -159,12 +160,13 @@ class Study:
         labels = "all" if method.extends else method.labels  # of the classes that it has learned
         learned = stage.visible(labels)
         sets = self.split.class_sets(stage).items()
-        sets = {task: classes for task, classes in sets if classes.start >= learned.start}
+        known = set(channels_of(learned))
+        sets = {task: classes for task, classes in sets if known.issuperset(channels_of(classes))}
         config["environment"] = environment(self.config)
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
         monitored = self.data.monitor_set(stage.name, height, labels)
         observers = {"monitor": Monitor(monitored, sets, self.show), "checkpoint": checkpoint}
-        images = self.data.stage(stage.name, method.labels, height)
+        images = self.data.stage(stage.name, method.labels, height, method.hidden)
         if method.images == "all":
             images = self.data.single_stage(stage.name, height)
         with _report_interrupt(checkpoint):
@@ -210,7 +212,7 @@ class Study:
             "teacher": None,
             "new_teacher": None,
             **{role: run.digest() for role, run in models.items()},
-            "code": code_version(planned.method),
+            "code": code_version(planned.method, self.config.network),
         }
 
 
@@ -285,5 +287,9 @@ def _report_interrupt(checkpoint: FileCheckpoint) -> Iterator[None]:
 
 
 def _recorded(split: Split) -> dict:
-    """A split without what it lets pass, which decides no outcome."""
-    return {key: value for key, value in asdict(split).items() if key != "absent"}
+    """A split without what it lets pass, which decides no outcome, and what it does not have."""
+    recorded = asdict(split)
+    del recorded["absent"]
+    if split.background is None:  # as an older kit recorded it
+        del recorded["background"]
+    return recorded

@@ -6,6 +6,7 @@ from typing import Literal
 
 from cilkit.checks import check, check_path, is_number, is_switch, is_whole, unknown
 from cilkit.data.augmentation import Augmentation
+from cilkit.networks import get_network
 
 
 @dataclass(frozen=True)
@@ -19,6 +20,7 @@ class TrainConfig:
     power: float = 0.9  # of the polynomial schedule (1 - t)^power
     schedule: Literal["step", "epoch"] = "step"  # when the learning rate moves
     warmup: float = 0.0  # part of the training in which the learning rate rises from 0
+    network: str = "ERFNet"  # a name in cilkit.networks.NETWORKS
     height: int = 512  # images are resized to this height first, never enlarged
     augmentation: Augmentation = field(default_factory=Augmentation)
     normalise: bool = False  # by the mean and deviation of ImageNet
@@ -37,6 +39,7 @@ class TrainConfig:
         check(self, "a number from 0 to 1", partial(is_number, most=1), "warmup")
         check(self, "True or False, without quotes", is_switch, "normalise", "identity_start")
         check(self, "an Augmentation(...)", lambda v: isinstance(v, Augmentation), "augmentation")
+        get_network(self.network)  # a ValueError if there is none
         if self.encoder_weights is not None:
             check_path("encoder_weights", self.encoder_weights)
         for name, choices in (

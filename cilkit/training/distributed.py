@@ -5,9 +5,9 @@ What depends on the whole batch is computed from the whole batch:
 
 - batch norm takes mean and variance over all shares, and their gradient goes back to all;
 - dropout draws the masks of the whole batch on every rank, which uses its share of them;
-- a loss gets the logits and labels of all shares, so its denominators are those of its equation,
-  for any method, one written in a notebook included. On each rank only that rank's own logits have
-  a gradient; the sum of these gradients over the ranks is the gradient of the loss.
+- a loss gets the logits, labels and features of all shares, so its denominators are those of its
+  equation, for any method, one written in a notebook included. On each rank only that rank's own
+  logits have a gradient; the sum of these gradients over the ranks is the gradient of the loss.
 
 The last point costs traffic (56 MB of logits a step for the paper's batch and 19 classes) and the
 time of the loss on every rank. In return, no method depends on the world size. In one process,
@@ -21,6 +21,9 @@ from typing import TypeVar
 
 import torch
 from torch import Tensor, distributed, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.modules.dropout import _DropoutNd
+from torchvision.ops import StochasticDepth
 
 T = TypeVar("T")
 
@@ -89,12 +92,31 @@ def gather_objects(value: T) -> list[T]:
 def share_batch(network: nn.Module) -> None:
     """Let batch norm and dropout of a network use the whole batch; in one process they do already.
 
-    Both keep their weights, settings and names.
+    Both keep their weights, settings and names. Raises ValueError for other layers of which the kit
+    knows that they would see one share alone. It cannot know all: a layer of your own that draws at
+    random, or takes a mean over the batch, computes with the share of its process.
     """
     if world_size() == 1:
         return
-    for module in network.modules():
+    for name, module in network.named_modules():
+        if not _can_share(module):
+            raise ValueError(
+                f"layer {name!r}, {module}, depends on the whole batch, and several processes "
+                f"cannot share it: train in one process, or use one of "
+                f"{', '.join(kind.__name__ for kind in SHARED)} in their usual form"
+            )
         module.__class__ = SHARED.get(type(module), type(module))  # the same state, another forward
+
+
+def _can_share(module: nn.Module) -> bool:
+    """Whether a layer computes the same from shares as from the whole batch, as far as is known."""
+    if not isinstance(module, _BatchNorm | _DropoutNd | StochasticDepth):
+        return True
+    if type(module) not in (*SHARED, *SHARED.values()):
+        return getattr(module, "p", ...) == 0  # a dropout that drops nothing
+    if isinstance(module, nn.BatchNorm2d):
+        return module.affine and module.track_running_stats and module.momentum is not None
+    return True
 
 
 class BatchNorm2d(nn.BatchNorm2d):
@@ -130,7 +152,17 @@ class Dropout2d(nn.Dropout2d):
         return x * shard(masks)
 
 
-SHARED = {nn.BatchNorm2d: BatchNorm2d, nn.Dropout2d: Dropout2d}
+class Dropout(nn.Dropout):
+    """Dropout of single numbers, in the same way."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.p == 0 or world_size() == 1:
+            return super().forward(x)
+        masks = super().forward(x.new_ones(world_size() * len(x), *x.shape[1:]))
+        return x * shard(masks)
+
+
+SHARED = {nn.BatchNorm2d: BatchNorm2d, nn.Dropout2d: Dropout2d, nn.Dropout: Dropout}
 
 
 class _Gather(torch.autograd.Function):

@@ -15,15 +15,16 @@ from torch.utils.data import default_collate
 from tqdm import tqdm
 
 from cilkit import subnormals
+from cilkit.classes import Classes, channels_of
 from cilkit.data.images import LabelledImages
 from cilkit.fast_metrics import best_channels
 from cilkit.limits import usable_cores
 from cilkit.metrics import MeanIoU
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 
-Placed = TypeVar("Placed", ERFNet, Tensor)
+Placed = TypeVar("Placed", Segmenter, Tensor)
 
 EVALUATION_BATCH = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
 
@@ -31,7 +32,10 @@ logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about
 
 
 def evaluate(
-    network: ERFNet, images: LabelledImages, class_sets: Mapping[str, slice], config: TrainConfig
+    network: Segmenter,
+    images: LabelledImages,
+    class_sets: Mapping[str, Classes],
+    config: TrainConfig,
 ) -> MeanIoU:
     """Score a network on a data set for all class sets in one pass (Sec. IV-A).
 
@@ -39,7 +43,7 @@ def evaluate(
     network are the visible classes of the data set, or ValueError.
     """
     visible = images.visible
-    if network.num_classes != visible.stop - visible.start:
+    if network.num_classes != len(channels_of(visible)):
         raise ValueError(
             f"the network has {network.num_classes} channels but the data set shows the classes "
             f"{', '.join(images.split.names(visible))}; open the test set of the stage after which "
@@ -50,12 +54,25 @@ def evaluate(
     hidden = {"leave": False, "delay": 2, "disable": not distributed.is_rank0()}
     with tqdm(total=len(share), desc="evaluate", unit="image", **hidden) as bar:
         for pixels, labels in same_size(share):
-            logits = _logits(network, pixels, config)
-            scores.update(logits, labels.to(logits.device), visible.start)
+            logits, first = _by_class(_logits(network, pixels, config), visible)
+            scores.update(logits, labels.to(logits.device), first)
             bar.update(len(pixels))
     found = distributed.gather_objects(scores.counts)
     scores.counts = {name: sum(counts[name] for counts in found) for name in class_sets}
     return scores
+
+
+def _by_class(logits: Tensor, visible: Classes) -> tuple[Tensor, int]:
+    """Logits whose channels are classes that follow each other, and the first of these classes.
+
+    For a model of a set of classes, those between them that it does not know never win.
+    """
+    if isinstance(visible, slice):
+        return logits, visible.start
+    size = (len(logits), max(visible) + 1, *logits.shape[2:])
+    spread_out = logits.new_full(size, -torch.inf)
+    spread_out[:, list(visible)] = logits
+    return spread_out, 0
 
 
 def _share(images: LabelledImages) -> LabelledImages:
@@ -98,7 +115,7 @@ def _joined(batch: list[tuple[Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
     return pixels / 255, labels  # stacked as bytes: a quarter of the copying
 
 
-def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+def predict(network: Segmenter, images: Tensor, config: TrainConfig) -> Tensor:
     """Logits of a network in evaluation mode: images (B, 3, H, W) -> (B, S, H, W), on the CPU.
 
     It computes on the device and in the precision of training, so that scores repeat exactly;
@@ -107,7 +124,7 @@ def predict(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     return _logits(network, images, config).cpu()
 
 
-def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
+def _logits(network: Segmenter, images: Tensor, config: TrainConfig) -> Tensor:
     """The same, still on the device: where scores are counted, only the counts leave it."""
     subnormals.flush()
     fabric = _kept_fabric(used_precision(config), distributed.launched_world_size())
@@ -115,7 +132,9 @@ def _logits(network: ERFNet, images: Tensor, config: TrainConfig) -> Tensor:
     return forward_logits(network, images, fabric, config)
 
 
-def forward_logits(network: ERFNet, images: Tensor, fabric: Fabric, config: TrainConfig) -> Tensor:
+def forward_logits(
+    network: Segmenter, images: Tensor, fabric: Fabric, config: TrainConfig
+) -> Tensor:
     """Logits without a gradient, float32 on the device: (B, 3, H, W) -> (B, S, H, W).
 
     The network must be on the device and in evaluation mode.

@@ -18,10 +18,11 @@ from torch import Tensor, nn
 from torch.utils.data import ConcatDataset, DataLoader, Dataset
 from tqdm import tqdm
 
+from cilkit.classes import Classes
 from cilkit.data.augmentation import Augmented, derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.limits import usable_cores
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import evaluate, make_fabric, to_device
@@ -43,7 +44,7 @@ class Monitor:
     """
 
     images: LabelledImages
-    class_sets: Mapping[str, slice]
+    class_sets: Mapping[str, Classes]
     show: Callable[[str, pd.DataFrame], None] | None = None
 
     def due(self, epoch: int, epochs: int) -> bool:
@@ -75,7 +76,7 @@ class Training:
 
     def __init__(
         self,
-        network: ERFNet,
+        network: Segmenter,
         images: LabelledImages,
         loss: Loss,
         config: TrainConfig,
@@ -111,6 +112,8 @@ class Training:
             Augmented(source, config.augmentation, seed, name, progress=distributed.is_rank0())
             for name, source in named.items()
         ]
+        for source in self.sources[1:]:  # one batch holds images of all, so of one size
+            source.crop = self.sources[0].crop
         self.history: list[dict] = []  # a row for each finished epoch
         self._start_epoch()
 

@@ -4,16 +4,17 @@ import pandas as pd
 import torch
 from tqdm import tqdm
 
+from cilkit.classes import channels_of
 from cilkit.data.augmentation import derive_seed
 from cilkit.data.images import LabelledImages
 from cilkit.methods import Memory
-from cilkit.networks.erfnet import ERFNet
+from cilkit.networks import Segmenter
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import predict, same_size
 
 
-def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.DataFrame:
+def rate(images: LabelledImages, network: Segmenter, config: TrainConfig) -> pd.DataFrame:
     """What a rule of `Memory` decides by: a row for each image, rated by the model of its stage.
 
     Columns: the labelled pixels of each class of the stage, as it sees them, and `confidence`,
@@ -21,8 +22,9 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
     Raises ValueError if the model does not know the classes.
     """
     classes = images.visible
-    if network.num_classes < classes.stop:
-        unknown = ", ".join(images.split.names(slice(network.num_classes, classes.stop)))
+    channels = channels_of(classes)
+    if missing := tuple(channel for channel in channels if channel >= network.num_classes):
+        unknown = ", ".join(images.split.names(missing))
         raise ValueError(
             f"a memory of images labelled {unknown} wants a model that has learned them, but this "
             f"one knows {network.num_classes} classes: that stage has not run yet. Train it first "
@@ -34,7 +36,7 @@ def rate(images: LabelledImages, network: ERFNet, config: TrainConfig) -> pd.Dat
         for pixels, labels in same_size(images):
             y = predict(network, pixels, config).softmax(dim=1)  # (B, S, H, W)
             confidences.append(y.amax(dim=1).mean(dim=(1, 2)))  # (B,)
-            of_class = [(labels == c).sum(dim=(1, 2)) for c in range(classes.start, classes.stop)]
+            of_class = [(labels == c).sum(dim=(1, 2)) for c in channels]
             counts.append(torch.stack(of_class, dim=1))  # (B, S)
             bar.update(len(pixels))
     table = pd.DataFrame(torch.cat(counts).numpy(), columns=images.split.names(classes))

@@ -1,0 +1,61 @@
+"""MiB: a pixel without a new label is background or any old class, and nobody knows which.
+
+Cermelli et al., "Modeling the Background for Incremental Learning in Semantic Segmentation", CVPR
+2020. Their data have a class for everything else, and in each stage whatever has no new label is
+labelled so. In this kit these pixels are HIDDEN, those of classes to come among them. Where a split
+names no background (`Split.background`), the old classes together play its part in the
+cross-entropy; in the distillation no old class takes in the new ones, so that all follow the
+equation for classes other than the background; and new channels start as in other methods.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from cilkit.classes import HIDDEN, restrict
+from cilkit.losses import cross_entropy, masked_distillation
+from cilkit.methods.base import Context, Method, Step, StepLoss
+
+# lambda for Pascal VOC in the authors' released code, where the distillation of a pixel is the mean
+# over the old classes; that of eq. (3) is the sum, so it is divided by their number below
+DISTILLATION_WEIGHT = 10.0
+
+
+def mib_loss(step: Step) -> dict[str, Tensor]:
+    """Unbiased cross-entropy and unbiased distillation: both add up what nobody can tell apart."""
+    old, new = step.by_task(step.logits.log_softmax(dim=1))  # (B, O, H, W), (B, N, H, W), joint
+    unlabelled = [c for c in range(step.old.stop) if c not in step.again]
+    some_old = old[:, unlabelled].logsumexp(dim=1, keepdim=True)  # (B, 1, H, W), one of these
+    labels = restrict(step.labels, step.labelled).where(step.labels != HIDDEN, new.shape[1])
+    if (background := step.background) is not None:  # to the teacher, new classes are background
+        taken_in = torch.cat([old[:, [background]], new], dim=1).logsumexp(dim=1, keepdim=True)
+        old = torch.cat([old[:, :background], taken_in, old[:, background + 1 :]], dim=1)
+    weight = DISTILLATION_WEIGHT / step.old.stop
+    return {
+        "ce": cross_entropy(torch.cat([new, some_old], dim=1), labels),
+        "kd": weight * masked_distillation(old, step.teacher),
+    }
+
+
+def mib_prepare(context: Context) -> StepLoss:
+    """The loss; before, the background and the N new classes share the background's probability.
+
+    The new channels get the weights of the background's, and all N + 1 its bias minus log(N + 1).
+    """
+    if context.background is None:
+        return mib_loss
+    old, new = dict(context.teacher.named_parameters()), context.stage.new
+    sharing = [context.background, *range(new.start, new.stop)]
+    last = {n: p for n, p in context.student.named_parameters() if p.shape != old[n].shape}
+    biases = sum(parameter.dim() == 1 for parameter in last.values())  # their sum counts
+    for name, parameter in last.items():
+        (dim,) = [d for d, size in enumerate(old[name].shape) if parameter.shape[d] != size]
+        channels = parameter.data.movedim(dim, 0)  # (O+N, ...), the same numbers
+        channels[new] = channels[context.background].clone()
+        if parameter.dim() == 1:
+            channels[sharing] -= math.log(len(sharing)) / biases
+    return mib_loss
+
+
+MIB = Method("MiB", equation=9, prepare=mib_prepare, hidden=True)
