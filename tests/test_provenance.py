@@ -216,7 +216,7 @@ def test_a_move_to_another_file_changes_no_version(package):
 @pytest.mark.parametrize(
     ("old", "new", "counts_for"),
     [
-        ("clamp(min=1)", "clamp(min=2)", "all"),  # of the losses
+        ("mask.sum().clamp(min=1)", "mask.sum().clamp(min=2)", "all"),  # of the losses
         ("return 100 * hits / union", "return 100 * hits / (union + 1)", "shared"),
         ("(1 - done) ** config.power", "(1 + done) ** config.power", "shared"),
         ("IN_MEMORY = 2**30", "IN_MEMORY = 2**20", "shared"),

@@ -489,7 +489,7 @@ def test_a_student_of_another_teacher_is_trained_again(open_study, trained, caps
 
 def test_changed_code_is_noticed(open_study, trained, capsys, monkeypatch):
     open_study().run("T1")
-    monkeypatch.setattr(study, "code_version", lambda method: "another")
+    monkeypatch.setattr(study, "code_version", lambda method, network: "another")
     assert_trained_again(open_study().run("T1"), "code", capsys.readouterr().out)
 
 
