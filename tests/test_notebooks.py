@@ -22,7 +22,16 @@ pytestmark = pytest.mark.xdist_group("notebooks")  # they share their runs
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 T2_SETS, T3_SETS = ["task1", "task2", "task12"], ["task1", "task2", "task12", "task3", "task123"]
-TABLES = ["scores", "table_II", "table_III", "differences", "claims", "forgetting", "between_tasks"]
+TABLES = [
+    "scores",
+    "table_II",
+    "table_III",
+    "field",
+    "differences",
+    "claims",
+    "forgetting",
+    "between_tasks",
+]
 FIGURES = ["figure_4", "seed_dots", "claim_margins", "iou_by_class", "confusion"]
 LEAVES = {  # the runs that a notebook must have made or found
     "00_start_here": [],
