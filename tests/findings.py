@@ -27,6 +27,7 @@ class Finding:
 
 OTHERS = ("FT", "FE", "LWOF", "LWM", "Michieli")
 PLAIN = "CIL (w/o weights)"
+CILS = (PLAIN, "CIL")
 
 
 def cost(s: Scores, stage: str, task: str) -> float:
@@ -39,6 +40,11 @@ def lead(method: str, others: Sequence[str], stage: str, task: str, by: float = 
     return lambda s: s(method, stage, task) - max(s(m, stage, task) for m in others) - by
 
 
+def between(scores: Sequence[float]) -> float:
+    """From the lowest to the highest of some scores."""
+    return max(scores) - min(scores)
+
+
 def claimed(beginning: str) -> Margin:
     """The margin of the one claim of the ledger whose sentence begins so."""
     (claim,) = [claim for claim in CLAIMS if claim.sentence.startswith(beginning)]
@@ -46,6 +52,7 @@ def claimed(beginning: str) -> Margin:
 
 
 LONG = ("toyscapes", "long")
+CAMVID = ("camvid", "quick")
 CIL_LEADS = lead("CIL", OTHERS, "T3", "task123")
 
 FINDINGS = [
@@ -445,5 +452,17 @@ FINDINGS = [
         lambda s: min(cost(s, "T2", "task12"), -cost(s, "T3", "task123")),
         on_the_mean=True,
         study=LONG,
+    ),
+    Finding(
+        "RESULTS.md",
+        "After T2 all methods are within a point of each other in Task 2",
+        lambda s: 1 - between([s(m, "T2", "task2") for m in (*OTHERS, *CILS)]),
+        study=CAMVID,
+    ),
+    Finding(
+        "RESULTS.md",
+        "SS is far ahead of all",
+        lead("SS", [*OTHERS, *CILS], "T3", "task123", by=CLOSE),
+        study=CAMVID,
     ),
 ]
