@@ -461,7 +461,7 @@ FINDINGS = [
     ),
     Finding(
         "RESULTS.md",
-        "SS is far ahead of all",
+        "SS is ahead of all by more than 5 points",
         lead("SS", [*OTHERS, *CILS], "T3", "task123", by=CLOSE),
         study=CAMVID,
     ),
