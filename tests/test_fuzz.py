@@ -107,7 +107,8 @@ def sound(split: Split) -> None:
     assert [s.old.stop for s in split.stages] == [0, *stops[:-1]]
     assert all(stage.cities for stage in split.stages) and split.test_cities
     cities = [city for stage in split.stages for city in stage.cities]
-    assert split.rule in RULES and set(split.everywhere) <= set(split.names(split.stages[0].new))
+    assert split.rule in RULES
+    assert split.background in {None, *split.names(split.stages[0].new)}
     if RULES[split.rule] is not None:  # stages may share their cities
         cities = list(split.train_cities)
     cities += [*split.test_cities, *split.held_back]

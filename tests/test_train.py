@@ -917,9 +917,7 @@ def test_lwm_needs_a_second_teacher_of_the_new_classes(fit_t2, make_network, cla
     with pytest.raises(ValueError) as error:
         fit_t2("LWM", new_teacher=new_teacher)
     message = str(error.value)
-    assert message.startswith(
-        "LWM needs a second teacher, trained on the 6 new classes of T2 alone"
-    )
+    assert message.startswith("LWM needs a second teacher, trained on the 6 classes of T2 alone")
     assert message.endswith(f"came: {came}. Study.new_teacher('T2') makes it")
 
 
