@@ -132,7 +132,9 @@ def test_a_job_writes_to_its_log_and_says_how_it_ended(code, status, said, tmp_p
 def test_a_job_that_was_killed_or_stopped_says_so(tmp_path, capfd):
     log = tmp_path / "log.txt"
     for name, said in (("KILL", "FAILED: it was ended by signal 9"), ("INT", "was stopped")):
-        code = f"import os, signal; os.kill(os.getpid(), signal.SIG{name}); signal.pause()"
+        # a shell's & lets all that follows ignore SIGINT
+        code = "import os, signal; signal.signal(signal.SIGINT, signal.default_int_handler)"
+        code += f"; os.kill(os.getpid(), signal.SIG{name}); signal.pause()"
         assert job.main("a job", str(log), str(tmp_path / "stamp"), "-c", code) != 0
         assert f"a job {said} (log: {log})" in capfd.readouterr().out
     assert not (tmp_path / "stamp").exists()
