@@ -1,10 +1,10 @@
 """MiB: a pixel without a new label is background or any old class, and nobody knows which.
 
 Cermelli et al., "Modeling the Background for Incremental Learning in Semantic Segmentation", CVPR
-2020. There whatever has no new label is labelled background. In this kit these pixels are HIDDEN,
+2020. Their data label as background whatever has no new label. In this kit these pixels are HIDDEN,
 those of classes to come among them. Where a split names no background (`Split.background`), the old
-classes together play its part in the cross-entropy; in the distillation no old class takes in the
-new ones: all follow the equation for other classes; and new channels start as in other methods.
+classes together play its part in the cross-entropy, all old classes follow the distillation for
+classes other than the background, and new channels start as in other methods.
 """
 
 import math
