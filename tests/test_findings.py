@@ -9,12 +9,13 @@ import json
 import re
 from pathlib import Path
 
+import pandas as pd
 import pytest
 from findings import FINDINGS, lead
 
-from cilkit.results import reference
-from cilkit.results.claims import Claim, check
-from cilkit.results.scores import paper_scores
+from cilkit.results import reference, report
+from cilkit.results.claims import CLOSE, Claim, check
+from cilkit.results.scores import our_scores, paper_scores, score
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -46,6 +47,34 @@ def test_with_long_the_gap_between_cil_and_ss_is_smaller_than_with_quick():
     gap = Claim("gap", "RESULTS.md", lead("SS", ["CIL"], "T3", "task123"))
     quick, long = (check(reference.load("toyscapes", p), [gap]).iloc[0] for p in ("quick", "long"))
     assert long["high"] < quick["low"]
+
+
+# sentences about benchmarks/later.csv: MiB and PLOP with one part changed
+
+MASKED = "MiB, masked"
+LIKE_CIL = "MiB, masked, distillation of weight 1"
+PARTS = [
+    (
+        "With a hundredth of its local POD, PLOP is close to CIL in Task 1∪2.",
+        lambda s, cil: CLOSE - abs(s["PLOP, POD times 0.01"] - cil),
+    ),
+    (
+        "The mask of eq. (9) brings MiB more than 10 points in Task 1∪2.",
+        lambda s, cil: s[MASKED] - s["MiB"] - 10,
+    ),
+    (
+        "Even with the mask and the weight of eq. (9) it stays below CIL.",
+        lambda s, cil: cil - s[LIKE_CIL],
+    ),
+]
+
+
+@pytest.mark.parametrize(("sentence", "margin"), PARTS, ids=[text[:40] for text, _ in PARTS])
+def test_a_sentence_about_the_parts_of_a_method_holds_on_the_mean(sentence, margin):
+    assert sentence in prose("RESULTS.md")
+    found = pd.read_csv(report.PARTS).groupby("variant")["task12"].mean()
+    cil = score(our_scores(reference.load("toyscapes", "quick")), "T2", "CIL", "task12")
+    assert margin(found, cil) > 0
 
 
 # no digits of our own runs in the text
