@@ -32,7 +32,7 @@ from cilkit.study.runs import Run
 
 PAGE = ROOT / "RESULTS.md"
 TRIALS = ROOT / "benchmarks" / "trials.csv"  # benchmarks/trials.py writes it
-PARTS = ROOT / "benchmarks" / "later.csv"  # benchmarks/later.py writes it
+VARIANTS = ROOT / "benchmarks" / "variants.csv"  # benchmarks/variants.py writes it
 BLOCK = re.compile(r"(<!-- (\w+)((?: [\w/]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "Not measured yet.\n"
 WORDS = {"holds": "hold", "does not hold": "fail", "undecided": "are undecided"}
@@ -155,9 +155,9 @@ def trials() -> str:
     return _markdown([name.replace("_", " ") for name in found], found.to_numpy().tolist())
 
 
-def parts() -> str:
-    """Scores of MiB and PLOP with one part changed, mean ± standard deviation, a row a variant."""
-    found = pd.read_csv(PARTS)
+def variants() -> str:
+    """Scores of methods with one part changed, mean ± standard deviation, a row a variant."""
+    found = pd.read_csv(VARIANTS)
     tasks = [task for task in found if task.startswith("task")]
     by_variant = found.groupby("variant", sort=False)[tasks]
     mean, deviation = by_variant.mean(), by_variant.std()
@@ -176,7 +176,7 @@ BLOCKS: dict[str, Callable[..., str]] = {
     "verdicts": verdicts,
     "measured": measured,
     "trials": trials,
-    "parts": parts,
+    "variants": variants,
 }
 
 
