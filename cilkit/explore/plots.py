@@ -652,7 +652,8 @@ def _panels(
     key = LINE * (-(-len(legend) // across) + 0.5) if legend else 0
     below = key + (2.4 * LINE if bar else 0)
     tall = sum(heads) + len(titles) * (high + GAP) + below
-    fig, axes, top = Figure(figsize=(WIDTH, tall)), [], tall
+    fig, axes, top = plt.figure(figsize=(WIDTH, tall)), [], tall
+    plt.close(fig)
     for row, head in zip(titles, heads, strict=True):
         top -= head + high
         axes.append([])
@@ -699,7 +700,8 @@ def _sheet(
     To make axes with their ticks takes as long as to draw on them.
     """
     if figure is None:
-        figure = Figure(figsize=(WIDTH, height))
+        figure = plt.figure(figsize=(WIDTH, height))
+        plt.close(figure)
         for place in places:
             ax = figure.add_axes(place)
             ax.set_title("", y=1)  # it stays there, and so do labels: no text is measured for them
