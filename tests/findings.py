@@ -104,20 +104,6 @@ FINDINGS = [
         "On Toyscapes with `quick` both are far below SS in Task 1∪2, as in the paper",
         claimed("FT and FE both fail across tasks"),
     ),
-    Finding(
-        "06_ft_fe",
-        "On Toyscapes with `quick` FT loses much of Task 2 in stage T3, as in the paper, and its "
-        "newest task is its best.",
-        lambda s: min(
-            s("FT", "T2", "task2") - s("FT", "T3", "task2") - MUCH,
-            s("FT", "T3", "task3") - max(s("FT", "T3", t) for t in ("task1", "task2")),
-        ),
-    ),
-    Finding(
-        "06_ft_fe",
-        "On Toyscapes with `quick` its gap to FT in Task 3 is smaller.",
-        lambda s: (56.5 - 37.4) - (s("FT", "T3", "task3") - s("FE", "T3", "task3")),
-    ),
     # 07_lwof
     Finding(
         "07_lwof",
@@ -143,23 +129,6 @@ FINDINGS = [
         "On average it is also below FE, which contradicts the paper",
         lead("FE", ["LWOF"], "T2", "task12"),
         on_the_mean=True,
-    ),
-    Finding(
-        "07_lwof",
-        "On Toyscapes with `quick` LWOF, too, holds Task 1 far better than FT, and it is the best "
-        "of the three in Task 3.",
-        lambda s: min(
-            s("LWOF", "T3", "task1") - s("FT", "T3", "task1") - MUCH,
-            s("LWOF", "T3", "task3") - max(s(m, "T3", "task3") for m in ("FT", "FE")),
-        ),
-    ),
-    Finding(
-        "07_lwof",
-        "On Toyscapes with `quick` LWOF is below FE in Task 1∪2∪3, and both are far below SS.",
-        lambda s: min(
-            s("FE", "T3", "task123") - s("LWOF", "T3", "task123"),
-            s("SS", "T3", "task123") - s("FE", "T3", "task123") - MUCH,
-        ),
     ),
     # 08_lwm
     Finding(
