@@ -46,6 +46,13 @@ def between(scores: Sequence[float]) -> float:
     return max(scores) - min(scores)
 
 
+def gap(s: Scores, method: str, stage: str) -> float:
+    """Its decision gap: single-task scores, weighted by 5, 6, 8 classes, minus the joint one."""
+    sizes = {"task1": 5, "task2": 6} | ({"task3": 8} if stage == "T3" else {})
+    mean = sum(s(method, stage, task) * n for task, n in sizes.items()) / sum(sizes.values())
+    return mean - s(method, stage, "task12" if stage == "T2" else "task123")
+
+
 def claimed(beginning: str) -> Margin:
     """The margin of the one claim of the ledger whose sentence begins so."""
     (claim,) = [claim for claim in CLAIMS if claim.sentence.startswith(beginning)]
@@ -265,8 +272,9 @@ FINDINGS = [
     ),
     Finding(
         "12_results",
-        "CIL loses less of Task 2 in T3 than CIL without weights does, as in the paper",
-        lambda s: cost(s, "T2", "task2") - cost(s, "T3", "task2"),
+        "On Toyscapes with `quick` CIL decides nearly as well as SS: its gap is close to that of "
+        "SS, after T2 and after T3.",
+        lambda s: CLOSE - max(gap(s, "CIL", at) - gap(s, "SS", at) for at in ("T2", "T3")),
     ),
     Finding(
         "12_results",

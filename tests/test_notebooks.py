@@ -31,6 +31,7 @@ TABLES = [
     "claims",
     "forgetting",
     "between_tasks",
+    "decision_gap",
 ]
 FIGURES = ["figure_4", "seed_dots", "claim_margins", "iou_by_class", "confusion"]
 LEAVES = {  # the runs that a notebook must have made or found
