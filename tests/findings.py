@@ -75,6 +75,11 @@ FINDINGS = [
         "It does not show that CIL ends close to SS",
         lead("SS", ["CIL"], "T3", "task123", by=CLOSE),
     ),
+    Finding(
+        "00_start_here",
+        "after T2, FT and LWM are better than CIL in Task 2 alone",
+        lambda s: min(s(m, "T2", "task2") for m in ("FT", "LWM")) - s("CIL", "T2", "task2"),
+    ),
     # 05_train_t1
     Finding(
         "05_train_t1",

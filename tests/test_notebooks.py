@@ -208,6 +208,23 @@ def test_what_10_trains_only_on_demand_is_trained_once_its_switch_is_set(
     assert not any("CIL (mine)" in line for line in missing_runs(found))
 
 
+@pytest.mark.parametrize("trained", [False, True])
+def test_00_asks_the_first_model_if_it_is_there_and_trains_nothing(
+    trained, toys, runs, tmp_path, request
+):
+    mine = tmp_path / "runs"
+    if trained:
+        request.getfixturevalue("every_run")
+        shutil.copytree(runs / "toys/smoke/seed0/T1", mine / "toys/smoke/seed0/T1")
+    executed = run("00_start_here", toys, mine, tmp_path)
+    (cell,) = [cell for cell in executed.cells if "entropy_explorer" in cell.source]
+    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+    texts = "".join(o.get("text", "") for o in cell.outputs)
+    assert len(pictures) == trained
+    assert ("No run T1 yet" in texts) == (not trained)
+    assert [found.folder.name for found in find(mine)] == ["T1"] * trained
+
+
 def test_a_notebook_trains_what_a_program_trains_to_the_last_bit(toys, tmp_path):
     run("02_erfnet", toys, tmp_path / "papermill", tmp_path)
     mine = Study(toys, tmp_path / "here", "smoke").run("T1")
