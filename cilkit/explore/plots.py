@@ -17,7 +17,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
+from matplotlib.patheffects import withStroke
 from matplotlib.ticker import MaxNLocator
+from scipy import ndimage
 from torch import Tensor
 
 from cilkit.classes import Split, task_title
@@ -26,6 +28,7 @@ from cilkit.study.runs import score_columns
 
 WIDTH = 11  # inches, of a figure that fills a notebook's page
 MOST_BARS, MOST_PANELS = 60, 4  # side by side, so that numbers can be read
+TEXT = 7  # points, of the names on a picture
 WEIGHTS = ("1", "2", "4", "8+")  # ticks of the one scale of alpha, in powers of 2
 # left, bottom, width and height of four pictures, in parts of the figure
 _CORNERS = [(x, y, 0.33, 0.41) for y in (0.53, 0.07) for x in (0.01, 0.35)]
@@ -702,3 +705,92 @@ def _labelled(labels: Tensor, name: str, split: Split) -> Tensor:
 
 def _over(below: np.ndarray, above: np.ndarray, opacity: float) -> np.ndarray:
     return (1 - opacity) * below + opacity * above
+
+
+def segmentation(
+    image: Tensor,
+    labels: Tensor,
+    entropy: Tensor,
+    shares: pd.Series,
+    split: Split,
+    title: str,
+) -> Figure:
+    """A picture, what a network predicts over it, how uncertain it is, and the share of each class.
+
+    image (3, H, W) in [0, 1]; labels (h, w) channels and entropy (h, w) in bits, stretched over the
+    image; shares: class -> % of the picture, largest first. The bars are the legend as well: they
+    carry the colours of the classes, and the largest region of a class has its name on it.
+    """
+    size = height, width = image.shape[-2:]
+    columns = 4 if height > 1.2 * width else 1 if width > 4 * height else 2
+    fig, axes = _panels(4 // columns, columns, image, extra=0.35)
+    if columns == 1:  # of a panorama, and more room for the bars
+        strip = WIDTH * height / width + 0.4
+        axes[0, 0].get_gridspec().set_height_ratios([strip, strip, strip, 3])
+        fig.set_figheight(3 * strip + 4)
+    else:
+        least = 4.5 if columns == 4 else 6.5
+        fig.set_figheight(min(9, max(least, fig.get_figheight())))
+    photograph, overlay, uncertainty, bars = axes.flat
+    _show(photograph, _picture(image), "picture")
+    _show(overlay, _picture(image).mean(axis=2), "prediction over the picture")
+    _show(overlay, label_picture(labels, split), size=size)
+    overlay.images[-1].set_alpha(0.6)
+    _name_regions(overlay, labels, split, 0.9 * WIDTH / columns)
+    drawn = uncertainty.imshow(
+        entropy.numpy(), cmap="viridis", vmin=0, extent=overlay.images[-1].get_extent()
+    )
+    uncertainty.set_title("entropy of the prediction [bits]", fontsize=10)
+    bar = fig.colorbar(drawn, ax=uncertainty, orientation="horizontal", shrink=0.8, pad=0.03)
+    bar.set_label(f"0: certain; {np.log2(len(shares)):.1f}: all classes alike", fontsize=8)
+    for ax in axes.flat[:3]:
+        ax.set_anchor("N")  # in line, though one has a scale below
+    _bars_of_shares(bars, shares, split)
+    fig.suptitle(title, fontsize=10, parse_math=False)  # a file name may hold $
+    plt.close(fig)
+    return fig
+
+
+def _bars_of_shares(ax: Axes, shares: pd.Series, split: Split) -> None:
+    """The shares of the classes that occur, the largest on top; of more than 20 these."""
+    occurring = shares[shares > 0]
+    shown = occurring.head(20)[::-1]
+    colours = split.palette()[[split.channel(name) for name in shown.index]] / 255
+    drawn = ax.barh(range(len(shown)), shown, color=colours, edgecolor="0.5", linewidth=0.5)
+    texts = [f"{share:.1f}" if share >= 0.05 else "< 0.1" for share in shown]
+    ax.bar_label(drawn, texts, fontsize=8, padding=3)
+    ax.set_yticks(range(len(shown)), shown.index, fontsize=8)
+    ax.tick_params(axis="y", length=0)
+    ax.set(xlim=(0, 1.2 * shown.max()), ylim=(min(0, len(shown) - 12) - 0.6, len(shown) - 0.4))
+    largest = ", the 20 largest" if len(occurring) > 20 else ""
+    ax.set_title(f"share of the picture [%]{largest}", fontsize=10)
+
+
+def _name_regions(ax: Axes, labels: Tensor, split: Split, width: float) -> None:
+    """Write the name of each class into its largest region, where that is thickest.
+
+    labels (h, w) channels; `width` of the panel in inches. A region is left out that is thinner
+    than a line of text, or where a larger one has its name already.
+    """
+    left, right, bottom, top = ax.images[-1].get_extent()
+    labels = _thinned(labels)
+    scale = width * 72 / labels.shape[1]  # points for each pixel of the labels
+    places = []
+    for channel in _seen([labels]):
+        regions, _ = ndimage.label((labels == channel).numpy())
+        largest = regions == np.bincount(regions.flat)[1:].argmax() + 1
+        depth = ndimage.distance_transform_edt(np.pad(largest, 1))[1:-1, 1:-1]  # to the border
+        places.append((depth.max(), *np.unravel_index(depth.argmax(), depth.shape), channel))
+    taken = []
+    for radius, row, column, channel in sorted(places, reverse=True):
+        name = split.label_name(channel)
+        wide, high = 0.7 * TEXT * len(name) / scale, 1.3 * TEXT / scale
+        column = np.clip(column, wide / 2, max(wide / 2, labels.shape[1] - wide / 2))
+        covered = any(abs(row - r) < high and abs(column - c) < (wide + w) / 2 for r, c, w in taken)
+        if covered or 2 * radius < high:
+            continue
+        taken.append((row, column, wide))
+        x = left + (column + 0.5) * (right - left) / labels.shape[1]
+        y = top + (row + 0.5) * (bottom - top) / labels.shape[0]
+        text = ax.text(x, y, name, color="white", fontsize=TEXT, ha="center", va="center")
+        text.set_path_effects([withStroke(linewidth=2, foreground="black")])
