@@ -291,6 +291,10 @@ def test_maps_lie_over_the_picture_and_nothing_is_cut_off(found):
     assert len(extents) == 4 and all(extent == extents[0] for extent in extents)
     sizes = [ax.get_window_extent().size for ax in (picture, overlay, entropy)]
     assert all(size == pytest.approx(sizes[0], rel=0.01) for size in sizes)
+    tops = {}
+    for ax in (picture, overlay, entropy):
+        tops.setdefault(ax.get_subplotspec().rowspan.start, []).append(ax.get_window_extent().y1)
+    assert all(top == pytest.approx(row[0], abs=1) for row in tops.values() for top in row)
     inside = figure.bbox.padded(1)
     for text in texts_of(figure):
         box = text.get_window_extent()
