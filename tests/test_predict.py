@@ -277,7 +277,9 @@ def data(request) -> str:
 
 @pytest.fixture(params=SIZES, ids=lambda size: f"{size[0]}x{size[1]}")
 def found(request, data, save, tmp_path) -> command.Segmentation:
-    painted(street(*request.param)).save(tmp_path / "street $a$.png")
+    labels = street(*request.param)
+    labels[labels == CAR] = SPLIT.channel("traffic light")  # a long name leaves panels less room
+    painted(labels).save(tmp_path / "street $a$.png")
     return segment(save(data=data), tmp_path / "street $a$.png")
 
 
@@ -319,7 +321,8 @@ def test_bars_are_the_legend_and_no_text_covers_another(found):
     for bar, (name, share) in zip(bars.patches, shares.items(), strict=True):
         assert bar.get_width() == share
         assert same_color(bar.get_facecolor(), COLOURS[SPLIT.channel(name)] / 255)
-    assert [text.get_text() for text in bars.texts] == [f"{share:.1f}" for share in shares]
+    written = [f"{share:.1f}" if share >= 0.05 else "< 0.1" for share in shares]
+    assert [text.get_text() for text in bars.texts] == written
     for texts in ([*bars.get_yticklabels()], overlay.texts):
         boxes = [text.get_window_extent() for text in texts]
         assert not any(a.overlaps(b) for k, a in enumerate(boxes) for b in boxes[k + 1 :])
