@@ -95,19 +95,17 @@ FINDINGS = [
     # 05_train_t1
     Finding(
         "05_train_t1",
-        "On Toyscapes with `quick` SS is far better in Task 1 than in Task 2, as in the paper.",
-        lambda s: min(s("SS", t, "task1") - s("SS", t, "task2") for t in ("T2", "T3")) - MUCH,
-    ),
-    Finding(
-        "05_train_t1",
         "On Toyscapes with `quick` SS up to T2 is better than T1 in Task 1, as in the paper, "
         "although it has more to learn.",
         lambda s: s("SS", "T2", "task1") - s("T1", "T1", "task1"),
     ),
     Finding(
         "05_train_t1",
-        "Also, SS up to T3 is better than SS up to T2 in Task 1∪2.",
-        lambda s: s("SS", "T3", "task12") - s("SS", "T2", "task12"),
+        "In the joint scores no method passes SS, neither in the paper nor in our reference.",
+        lambda s: min(
+            lead("SS", [*OTHERS, *CILS], stage, task)(s)
+            for stage, task in (("T2", "task12"), ("T3", "task12"), ("T3", "task123"))
+        ),
     ),
     # 06_ft_fe
     Finding(
