@@ -58,13 +58,6 @@ def between(scores: Sequence[float]) -> float:
     return max(scores) - min(scores)
 
 
-def gap(s: Scores, method: str, stage: str) -> float:
-    """Its decision gap: single-task scores, weighted by 5, 6, 8 classes, minus the joint one."""
-    sizes = {"task1": 5, "task2": 6} | ({"task3": 8} if stage == "T3" else {})
-    mean = sum(s(method, stage, task) * n for task, n in sizes.items()) / sum(sizes.values())
-    return mean - s(method, stage, "task12" if stage == "T2" else "task123")
-
-
 def claimed(beginning: str) -> Margin:
     """The margin of the one claim of the ledger whose sentence begins so."""
     (claim,) = [claim for claim in CLAIMS if claim.sentence.startswith(beginning)]

@@ -73,6 +73,25 @@ def test_a_notebook_is_read_and_run_in_25_minutes(notebook):
     assert reading + running <= 25
 
 
+def minutes_to_read(notebook: Path) -> float:
+    """At 150 words a minute, questions included, and 20 seconds a figure; exercises do not count."""
+    content = nbformat.read(notebook, as_version=4)
+    asked = [re.sub("<[^>]+>", " ", cell.source) for cell in cells(notebook, "quiz")]
+    words = sum(len(text.split()) for text in [*texts(notebook), *asked])
+    drawn = re.compile(r"\b(plots|widgets)\.\w|_explorer\(|_figure\(")
+    code = [cell for cell in content.cells if cell.cell_type == "code"]
+    figures = [c for c in code if "solution" not in c.metadata.get("tags", [])]
+    return words / 150 + sum(bool(drawn.search(cell.source)) for cell in figures) / 3
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_the_readme_says_as_many_minutes_as_the_notebook_and_its_words(notebook):
+    reading, running = TIME.search(texts(notebook)[0]).groups()
+    readme = (ROOT / "README.md").read_text(encoding="utf-8")
+    assert f"| `{notebook.stem}` | {reading} + {running} |" in readme
+    assert abs(int(reading) - minutes_to_read(notebook)) <= 1.5
+
+
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
 def test_stages_are_upright_in_formulas(notebook):
     for text in texts(notebook):
