@@ -74,7 +74,7 @@ def test_a_notebook_is_read_and_run_in_25_minutes(notebook):
 
 
 def minutes_to_read(notebook: Path) -> float:
-    """At 150 words a minute, questions included, and 20 seconds a figure; exercises do not count."""
+    """At 150 words a minute, questions included, and 20 seconds a figure, without exercises."""
     content = nbformat.read(notebook, as_version=4)
     asked = [re.sub("<[^>]+>", " ", cell.source) for cell in cells(notebook, "quiz")]
     words = sum(len(text.split()) for text in [*texts(notebook), *asked])
