@@ -60,6 +60,7 @@ SHOWN = {  # notebook: whose runs it looks at; it would train those that are mis
     "11_entropy_weights": [FIRST_STAGE, LWOF, CIL_UNWEIGHTED, CIL],
     "13_after_the_paper": [FIRST_STAGE, MICHIELI, CIL, *LATER],
 }
+SECOND_STAGE = ["06_ft_fe", "07_lwof", "08_lwm", "09_michieli"]  # they look at no later one
 TRAINED = [FIRST_STAGE, *BATCH.methods]
 NOTEBOOKS = [name for name, shown in SHOWN.items() if all(one in TRAINED for one in shown)]
 LEFT_OUT = [name for name in SHOWN if name not in NOTEBOOKS]
@@ -101,11 +102,16 @@ def needed(wildcards):
     return expand(DONE / "{run}", run=[run.name for run in runs], **study(wildcards))
 
 
+def shown_in(notebook, plan):
+    """The runs of a plan that a notebook shows."""
+    runs = [run for run in plan.values() if run.method in SHOWN[notebook]]
+    return [run for run in runs if notebook not in SECOND_STAGE or run.stage.number <= 2]
+
+
 def looked_at(wildcards):
     """The stamps of the runs that a notebook shows."""
-    shown, runs = SHOWN[wildcards["notebook"]], BATCH.plans[wildcards["data"]].values()
-    names = [run.name for run in runs if run.method in shown]
-    return expand(DONE / "{run}", run=names, **study(wildcards))
+    runs = shown_in(wildcards["notebook"], BATCH.plans[wildcards["data"]])
+    return expand(DONE / "{run}", run=[run.name for run in runs], **study(wildcards))
 
 
 def trained(wildcards):
@@ -118,7 +124,7 @@ def jobs_in_turn():
     """All jobs by their stamps, in the order in which they take their turn.
 
     The studies come as they were given. In each, T1 is trained first; a notebook is executed as
-    soon as its runs are there; the other trainings go in the order of the notebooks.
+    soon as its runs are there; the other trainings go in the order in which notebooks show them.
     """
     jobs = {}
 
@@ -131,9 +137,11 @@ def jobs_in_turn():
         add("data", DATA_DONE, DATA_LOG, "data", [], data=data)
     for data, preset, seed in product(*EVERY.values()):
         of = {"data": data, "preset": preset, "seed": seed}
-        drawn, runs = str(DATA_DONE).format(**of), BATCH.plans[data].values()
-        first = [run.name for run in runs if run.method == FIRST_STAGE]
-        for job in [*first, *NOTEBOOKS, *(run.name for run in runs if run.name not in first)]:
+        drawn, plan = str(DATA_DONE).format(**of), BATCH.plans[data]
+        first = [name for name, run in plan.items() if run.method == FIRST_STAGE]
+        shown = [run for notebook in NOTEBOOKS for run in shown_in(notebook, plan)]
+        trainings = [one.name for run in shown for one in (*run.needs, run)]
+        for job in dict.fromkeys([*first, *NOTEBOOKS, *trainings, *plan]):
             this = of | {"run": job, "notebook": job}
             if job in NOTEBOOKS:
                 needs = [drawn, *looked_at(this)]

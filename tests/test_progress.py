@@ -55,7 +55,9 @@ ALL = (SS, *METHODS.values())
 
 def jobs_of(folder: Path, preset: str = "quick", methods: tuple[Method, ...] = ALL) -> dict:
     """The jobs of a study in their order: T1, the notebooks, the other trainings."""
-    runs = plan(load_split(), methods)
+    first, *later = plan(load_split(), methods)
+    later.sort(key=lambda run: run.stage.number + 10 * (run.method != SS))
+    runs = [first, *later]
 
     def training(run) -> Job:
         needs = [str(folder / needed.name) for needed in run.needs]
@@ -63,14 +65,16 @@ def jobs_of(folder: Path, preset: str = "quick", methods: tuple[Method, ...] = A
         return Job(run.name, "training", folder / f"{run.name}.txt", needs, work, run.stage.name)
 
     def notebook(name: str, shown: list[Method]) -> Job:
-        needs = [str(folder / run.name) for run in runs if run.method in shown]
+        last = 2 if name in ("06_ft_fe", "08_lwm", "09_michieli") else 3
+        of = [run for run in runs if run.method in shown and run.stage.number <= last]
+        needs = [str(folder / run.name) for run in of]
         return Job(name, "notebook", folder / f"{name}.ipynb", needs)
 
     names = {
         name: shown for name, (_, shown) in EXECUTED.items() if {*shown} <= {*methods, FIRST_STAGE}
     }
-    in_order = [training(runs[0]), *(notebook(*entry) for entry in names.items())]
-    in_order += map(training, runs[1:])
+    in_order = [training(first), *(notebook(*entry) for entry in names.items())]
+    in_order += map(training, later)
     return {str(folder / job.name): job for job in in_order}
 
 
