@@ -9,6 +9,12 @@ BIN := .venv/bin
 endif
 READY := .venv/ready
 TESTED := .venv/ready-to-test
+# what notebooks need, without Snakemake and Sphinx
+LAB := .venv/ready-for-lab
+# PyTorch without CUDA where no NVIDIA GPU is found: some GB less. On macOS and Windows, PyPI's is
+ifeq ($(shell uname -s 2>/dev/null)$(shell command -v nvidia-smi 2>/dev/null),Linux)
+CPU_ONLY := UV_TORCH_BACKEND=$${UV_TORCH_BACKEND:-cpu}
+endif
 
 # of a study; what is not given is as in the Snakefile
 OPTIONS := DATA PRESET SEED SEEDS METHODS RUNS
@@ -54,7 +60,7 @@ ifneq ($(EXECUTOR),)
 	@$(BIN)/python -c "import snakemake_executor_plugin_$(subst -,_,$(EXECUTOR))" 2>/dev/null || { \
 		echo "PROFILE=$(PROFILE) needs a plugin. To install it: $(INSTALL)"; exit 1; }
 endif
-	$(SNAKEMAKE) $(CONFIG)
+	$(SNAKEMAKE) $(if $(EXECUTOR),,--logger study) $(CONFIG)
 
 # The jobs of such a study and what waits for what, as a picture
 graph: $(READY)
@@ -71,28 +77,33 @@ site: study
 test: $(TESTED)
 	$(BIN)/python -m pytest
 
-# JupyterLab on this machine only, in notebooks/
-lab: $(READY)
-	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(ALLOW_ROOT) --notebook-dir=notebooks
+# JupyterLab on this machine only, in notebooks/; executed ones are below data/runs
+lab: $(if $(wildcard $(READY)),$(READY),$(LAB))
+	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(ALLOW_ROOT) \
+		--ServerApp.root_dir=. --ServerApp.preferred_dir=notebooks
 
 # What the kit costs, beside plain PyTorch; FIGURES="step losses" measures only these
 bench: $(READY)
 	$(BIN)/python -m benchmarks $(FIGURES)
 
 # without what only the tests need: Lightning would import torchmetrics in each process
-$(READY): EXTRAS := study,site
-$(TESTED): EXTRAS := study,site,test
-$(READY) $(TESTED): pyproject.toml constraints.txt
+$(READY): EXTRAS := [study,site]
+$(TESTED): EXTRAS := [study,site,test]
+$(TESTED): ALSO := $(READY)
+PACKAGES = -c constraints.txt -e ".$(EXTRAS)"
+$(LAB) $(READY) $(TESTED): pyproject.toml constraints.txt
 	@$(PYTHON) -c "import sys; sys.exit(sys.version_info < (3, 11))" || \
 		{ echo "$(PYTHON) is older than 3.11; name a newer one: make PYTHON=python3.12 ..."; exit 1; }
 	@if command -v uv >/dev/null 2>&1; then \
 		uv venv --quiet --allow-existing --python "$(PYTHON)" .venv && \
-		uv pip install --quiet --python .venv -c constraints.txt -e ".[$(EXTRAS)]"; \
+		{ $(CPU_ONLY) uv pip install --quiet --python .venv $(PACKAGES) || \
+			{ [ -n "$(CPU_ONLY)" ] && echo "now with PyTorch as PyPI has it, for GPUs too" && \
+				uv pip install --quiet --python .venv $(PACKAGES); }; }; \
 	else \
 		$(PYTHON) -m venv .venv && \
-		$(BIN)/python -m pip install --quiet -c constraints.txt -e ".[$(EXTRAS)]"; \
+		$(BIN)/python -m pip install --quiet $(PACKAGES); \
 	fi
-	@$(BIN)/python -c "import pathlib; [pathlib.Path(f).touch() for f in ('$(READY)', '$@')]"
+	@$(BIN)/python -c "import pathlib; [pathlib.Path(f).touch() for f in '$@ $(ALSO)'.split()]"
 
 # Pin the newest versions that fit pyproject.toml (needs uv)
 constraints:

@@ -15,6 +15,7 @@ import sys
 from itertools import product
 from pathlib import Path
 
+from snakemake.logging import logger
 from snakemake.utils import available_cpu_count
 
 from cilkit.checks import unknown
@@ -22,6 +23,9 @@ from cilkit.files import resolve
 from cilkit.methods import FIRST_STAGE, LATER_METHODS, METHODS, SS
 from cilkit.methods import CIL, CIL_UNWEIGHTED, FE, FT, LWM, LWOF, MICHIELI
 from cilkit.study.batch import read
+from cilkit.study.job import say, short_path
+from cilkit.study.progress import Job, Progress, effort
+from cilkit.training.config import get_config
 
 BATCH = read(config)  # all that was asked for is checked here, before the first job
 
@@ -56,6 +60,7 @@ SHOWN = {  # notebook: whose runs it looks at; it would train those that are mis
     "11_entropy_weights": [FIRST_STAGE, LWOF, CIL_UNWEIGHTED, CIL],
     "13_after_the_paper": [FIRST_STAGE, MICHIELI, CIL, *LATER],
 }
+SECOND_STAGE = ["06_ft_fe", "07_lwof", "08_lwm", "09_michieli"]  # they look at no later one
 TRAINED = [FIRST_STAGE, *BATCH.methods]
 NOTEBOOKS = [name for name, shown in SHOWN.items() if all(one in TRAINED for one in shown)]
 LEFT_OUT = [name for name in SHOWN if name not in NOTEBOOKS]
@@ -80,10 +85,10 @@ def study(wildcards):
 
 def planned(wildcards):
     """The run that a job trains; a ValueError if the split of its data asks for no such run."""
-    runs = BATCH.plans[wildcards.data]
-    if wildcards.run not in runs:
-        raise ValueError(unknown(f"run of {wildcards.data}", wildcards.run, list(runs)))
-    return runs[wildcards.run]
+    data, run, runs = wildcards["data"], wildcards["run"], BATCH.plans[wildcards["data"]]
+    if run not in runs:
+        raise ValueError(unknown(f"run of {data}", run, list(runs)))
+    return runs[run]
 
 
 def typed(method):
@@ -97,17 +102,72 @@ def needed(wildcards):
     return expand(DONE / "{run}", run=[run.name for run in runs], **study(wildcards))
 
 
+def shown_in(notebook, plan):
+    """The runs of a plan that a notebook shows."""
+    runs = [run for run in plan.values() if run.method in SHOWN[notebook]]
+    return [run for run in runs if notebook not in SECOND_STAGE or run.stage.number <= 2]
+
+
 def looked_at(wildcards):
     """The stamps of the runs that a notebook shows."""
-    shown, runs = SHOWN[wildcards.notebook], BATCH.plans[wildcards.data].values()
-    names = [run.name for run in runs if run.method in shown]
-    return expand(DONE / "{run}", run=names, **study(wildcards))
+    runs = shown_in(wildcards["notebook"], BATCH.plans[wildcards["data"]])
+    return expand(DONE / "{run}", run=[run.name for run in runs], **study(wildcards))
 
 
 def trained(wildcards):
     """The stamps of all runs of a data set and preset."""
-    of_all = EVERY | {"data": wildcards.data, "preset": wildcards.preset}
-    return expand(DONE / "{run}", run=BATCH.plans[wildcards.data], **of_all)
+    of_all = EVERY | {"data": wildcards["data"], "preset": wildcards["preset"]}
+    return expand(DONE / "{run}", run=BATCH.plans[wildcards["data"]], **of_all)
+
+
+def jobs_in_turn():
+    """All jobs by their stamps, in the order in which they take their turn.
+
+    The studies come as they were given. In each, T1 is trained first; a notebook is executed as
+    soon as its runs are there; the other trainings go in the order in which notebooks show them.
+    """
+    jobs = {}
+
+    def add(kind, stamp, file, job, needs, *work, **of):
+        stamp, file = (str(path).format(**of) for path in (stamp, file))
+        study = ", ".join(f"seed {value}" if key == "seed" else value for key, value in of.items())
+        jobs[stamp] = Job(f"{job} ({study})", kind, Path(file), needs, *work)
+
+    for data in BATCH.data:
+        add("data", DATA_DONE, DATA_LOG, "data", [], data=data)
+    for data, preset, seed in product(*EVERY.values()):
+        of = {"data": data, "preset": preset, "seed": seed}
+        drawn, plan = str(DATA_DONE).format(**of), BATCH.plans[data]
+        first = [name for name, run in plan.items() if run.method == FIRST_STAGE]
+        shown = [run for notebook in NOTEBOOKS for run in shown_in(notebook, plan)]
+        trainings = [one.name for run in shown for one in (*run.needs, run)]
+        for job in dict.fromkeys([*first, *NOTEBOOKS, *trainings, *plan]):
+            this = of | {"run": job, "notebook": job}
+            if job in NOTEBOOKS:
+                needs = [drawn, *looked_at(this)]
+                add("notebook", DONE / job, EXECUTED / f"{job}.ipynb", job, needs, **of)
+            else:
+                run, needs = planned(this), [drawn, *needed(this)]
+                work = effort(run, get_config(preset)), f"{data}/{preset}/{run.stage.name}"
+                add("training", DONE / job, LOGS / f"{job}.txt", job, needs, *work, **of)
+        if seed == BATCH.seeds[-1]:
+            executed, needs = RESULTS / "12_results.ipynb", trained(of)
+            add("notebook", RESULTS_DONE, executed, "12_results", needs, data=data, preset=preset)
+    return jobs
+
+
+JOBS = jobs_in_turn()
+
+
+def name_of(wildcards, output):
+    """What a job is called on the console."""
+    return JOBS[output[0]].name
+
+
+def turn(*stamp):
+    """The priority of a job by its place in JOBS: of those that can begin, the first ones do."""
+    places = {stamp: len(JOBS) - place for place, stamp in enumerate(JOBS)}
+    return lambda wildcards: places[str(Path(*stamp)).format(**wildcards)]
 
 
 def reported():
@@ -124,14 +184,17 @@ def reported():
 
 
 def conclusion():
-    """The commands of the last job: for each data set and preset, Tables II and III."""
+    """The commands of the last job: for each data set and preset what came out; what to open."""
     said = []
-    for folder in map(str, expand(STUDY, **EVERY)):
-        tables = f"{shlex.quote(sys.executable)} -m cilkit.results {shlex.quote(folder)}"
-        said += [f"echo {shlex.quote(line)}" for line in ("", folder)] + [tables]
+    for folder in map(Path, expand(STUDY, **EVERY)):
+        tables = f"{shlex.quote(sys.executable)} -m cilkit.results {shlex.quote(str(folder))}"
+        said += [f"echo {shlex.quote(line)}" for line in ("", short_path(folder))] + [tables]
     if LEFT_OUT:
         said.append(f"echo 'left out, as they show other methods too: {' '.join(LEFT_OUT)}'")
-    return " && ".join([*said, "echo 'executed notebooks: notebooks/ of each seed there'"])
+    files = EXECUTED / "00_start_here.ipynb", RESULTS / "12_results.ipynb"
+    first = [short_path(Path(expand(file, **EVERY)[0])) for file in files]
+    opened = f"To open in JupyterLab (make lab): {' and '.join(first)}, and those beside them"
+    return " && ".join([*said, f"echo {shlex.quote(opened)}"])
 
 
 def unfinished():
@@ -149,13 +212,14 @@ def unfinished():
 
 
 onstart:
-    print("The jobs write to logs/ and notebooks/ in:", *expand(OF_SEED, **EVERY), sep="\n")
+    logger.info("", extra={"progress": Progress(JOBS)})  # for cilkit.study.console
+    say("\n".join(["The jobs write to logs/ and notebooks/ in:", *expand(OF_SEED, **EVERY)]))
 
 
 onerror:
     if left := unfinished():
-        print("These jobs did not finish; the error stands at the end of the log or notebook:")
-        print(*left, sep="\n")
+        said = "These jobs did not finish; the error stands at the end of the log or notebook:"
+        say("\n".join([said, *left]))
 
 
 localrules:
@@ -190,8 +254,9 @@ rule data:
         DATA_DONE,
     log:
         DATA_LOG,
+    priority: turn(DATA_DONE)
     params:
-        job="data ({data})",
+        job=name_of,
         code=lambda wildcards: (
             "from cilkit.data.scenes import open_data; "
             f"open_data({BATCH.data[wildcards.data]!r})"
@@ -209,14 +274,14 @@ rule train:
         DONE / "{run}",
     log:
         LOGS / "{run}.txt",
-    priority: 1  # notebooks can wait
+    priority: turn(DONE, "{run}")
     threads: THREADS
     resources:
         gpu=1,  # asked of a cluster; on this machine it limits nothing
         mem_mb=lambda wildcards: MEMORY.get(wildcards.preset, 16000),
         runtime=lambda wildcards: MINUTES.get(wildcards.preset, 1440),
     params:
-        job="{run} ({data}, {preset}, seed {seed})",
+        job=name_of,
         stage=lambda wildcards: planned(wildcards).stage.name,
         method=lambda wildcards: typed(planned(wildcards).method),
         data=lambda wildcards: BATCH.data[wildcards.data],
@@ -236,12 +301,13 @@ rule notebook:
     log:  # not an output: Snakemake would delete the one that failed
         text=LOGS / "{notebook}.txt",
         executed=EXECUTED / "{notebook}.ipynb",
+    priority: turn(DONE, "{notebook}")
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        job="{notebook} ({data}, {preset}, seed {seed})",
+        job=name_of,
         data=lambda wildcards: BATCH.data[wildcards.data],
         seed=lambda wildcards: wildcards.seed,
     shell:
@@ -258,12 +324,13 @@ rule results:  # once for all seeds
     log:
         text=RESULTS_LOG,
         executed=RESULTS / "12_results.ipynb",
+    priority: turn(RESULTS_DONE)
     threads: THREADS
     resources:
         mem_mb=4000,
         runtime=60,
     params:
-        job="12_results ({data}, {preset})",
+        job=name_of,
         data=lambda wildcards: BATCH.data[wildcards.data],
         seed=BATCH.seeds[0],
     shell:

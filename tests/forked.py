@@ -35,6 +35,6 @@ def snakemake(project: Path, arguments: list[str], said: Path) -> None:
     sys.path.insert(0, str(project))
     for module in [name for name in sys.modules if name.partition(".")[0] == "cilkit"]:
         del sys.modules[module]  # that of the copy counts
-    from snakemake.cli import main
+    from cilkit.study.batch import main
 
     main(arguments)

@@ -20,7 +20,6 @@ from nbformat.v4 import new_code_cell, new_notebook
 from stages import tiny_stages
 
 from cilkit.methods import METHODS
-from cilkit.study.batch import encoded
 
 pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves several tests
 
@@ -208,6 +207,48 @@ def test_each_data_set_is_planned_from_its_own_split(project, tmp_path):
     assert status != 0 and "unknown run of two 'CIL_B' (did you mean" in said
 
 
+# in which order
+
+
+def in_turn(jobs: dict[str, str]) -> list[str]:
+    """The jobs by their priority: those that begin first if they can."""
+    priority = re.compile(r"^    priority: (\d+)$", re.MULTILINE)
+    return sorted(jobs, key=lambda job: int(priority.search(jobs[job])[1]), reverse=True)
+
+
+def test_notebooks_are_executed_as_soon_as_they_can_and_trainings_in_their_order(fresh):
+    names = [job.rpartition("/")[2] for job in in_turn(fresh)]
+    assert names[:2] == ["data", "T1"]
+    assert names[2 : 2 + len(NOTEBOOKS)] == sorted(NOTEBOOKS) and names[-1] == "results"
+    trainings = names[2 + len(NOTEBOOKS) : -1]
+    assert {"T1", *trainings} == TRAININGS
+    of_05_to_09 = ["SS_T2", "SS_T3", "FT_T2", "FE_T2", "LWOF_T2", "LWM_teacher_T2", "LWM_T2"]
+    assert trainings[:9] == [*of_05_to_09, "Michieli_T2", "FT_T3"]
+    assert trainings[-2:] == ["CIL_T2", "CIL_T3"]
+
+
+def test_a_notebook_waits_for_the_runs_that_it_shows_and_for_no_other(fresh):
+    def runs(notebook: str) -> set[str]:
+        job = fresh[f"toyscapes/quick/seed0/{notebook}"]
+        (files,) = re.findall("^    input: (.*)$", job, re.MULTILINE)
+        return {file.rpartition("/")[2] for file in files.split(", ") if "seed0/done" in file}
+
+    assert runs("01_split_cityscapes") == runs("03_losses") == set()
+    assert runs("02_erfnet") == runs("04_metrics") == {"T1"}
+    assert runs("05_train_t1") == {"T1", "SS_T2", "SS_T3"}
+    assert runs("06_ft_fe") == {"T1", "FT_T2", "FE_T2"}
+    assert runs("08_lwm") == {"T1", "SS_T2", "FT_T2", "FE_T2", "LWOF_T2", "LWM_T2"}
+    assert runs("10_cil") == TRAININGS - {"LWM_teacher_T2", "LWM_teacher_T3"}
+
+
+def test_of_several_studies_the_first_one_is_finished_first(project):
+    jobs = in_turn(planned(project, "SEEDS=2,0", "PRESET=smoke,quick", "METHODS=FT"))
+    studies = [job.rpartition("/")[0] for job in jobs[1:]]
+    order = [f"toyscapes/{preset}/seed{seed}" for preset in ("smoke", "quick") for seed in (2, 0)]
+    assert [study for study in dict.fromkeys(studies) if "seed" in study] == order
+    assert studies == sorted(studies, key=studies.index)  # none comes between the jobs of another
+
+
 # what is done again
 
 
@@ -221,7 +262,7 @@ def test_a_training_done_again_redoes_what_waits_for_it(project):
     finish(project)
     seed = project / "data" / "runs" / "toyscapes" / "quick" / "seed0"
     change(seed / "done" / "LWM_teacher_T3")
-    waiting = {"LWM_T3", "08_lwm", "09_michieli", "10_cil"}
+    waiting = {"LWM_T3", "10_cil"}
     assert planned(project).keys() == of_seed(waiting) | {"toyscapes/quick/results"}
 
 
@@ -351,6 +392,90 @@ def test_root_may_open_the_lab_and_still_on_this_machine_alone(make, python, tmp
         words = python.read_text().split("\0")
         assert ("--allow-root" in words) == allowed
         assert "--ip=127.0.0.1" in words and not any("token" in word for word in words)
+        # executed notebooks lie in data/runs, so they can be opened, too
+        assert words[-3:-1] == ["--ServerApp.root_dir=.", "--ServerApp.preferred_dir=notebooks"]
+
+
+def test_only_on_this_machine_the_study_is_shown_as_one_line(make):
+    for profile, shown in (("local", True), ("slurm", False), ("cluster-generic", False)):
+        command = make("--dry-run", "study", f"PROFILE={profile}", "SEED=1").stdout.splitlines()[-1]
+        assert ("--logger study --config" in command) == shown
+    assert "--logger" not in make("--dry-run", "graph").stdout
+
+
+UV = """
+echo "${{UV_TORCH_BACKEND-none}} $*" >>{said}
+case "$1 $UV_TORCH_BACKEND" in "pip {fails}") exit 2;; esac
+mkdir -p .venv/bin
+ln -sf {python} .venv/bin/python
+"""
+
+
+@pytest.fixture
+def installer(project, make, tmp_path, monkeypatch):
+    """installer(...) gives the calls of uv by which make sets up what is to be made.
+
+    Of each: the build of PyTorch that it asks for, and what is installed. `gpu` says whether
+    nvidia-smi is found, `fails` names a build that cannot be had.
+    """
+    shutil.rmtree(project / ".venv")
+    tools, said = tmp_path / "tools", tmp_path / "uv.txt"
+    tools.mkdir()
+    for name in ("sh", "sed", "id", "make", "mkdir", "ln"):
+        (tools / name).symlink_to(shutil.which(name))
+    monkeypatch.setenv("PATH", str(tools))
+
+    def write(name: str, script: str) -> None:
+        (tools / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tools / name).chmod(0o755)
+
+    def installer(*goals: str, gpu: bool = False, fails: str = "no", system: str = "Linux"):
+        python = shlex.quote(sys.executable)
+        write("uv", UV.format(said=shlex.quote(str(said)), python=python, fails=fails))
+        write("uname", f"echo {system}")
+        (tools / "nvidia-smi").unlink(missing_ok=True)
+        if gpu:
+            write("nvidia-smi", "exit 0")
+        said.write_text("")
+        done = make(f"PYTHON={sys.executable}", *goals)
+        assert done.returncode == 0, done.stderr
+        calls = [line.split() for line in said.read_text().splitlines()]
+        return [(words[0], words[-1]) for words in calls if words[1] == "pip"]
+
+    return installer
+
+
+def test_pytorch_without_cuda_is_installed_where_no_gpu_is_and_uv_is_there(
+    installer, project, monkeypatch
+):
+    monkeypatch.delenv("UV_TORCH_BACKEND", raising=False)
+    for given, backend in (
+        ({}, "cpu"),
+        ({"gpu": True}, "none"),
+        ({"system": "Darwin"}, "none"),
+        ({"system": "MINGW64_NT"}, "none"),
+    ):
+        assert installer(".venv/ready", **given) == [(backend, ".[study,site]")]
+        shutil.rmtree(project / ".venv")
+    # where its index cannot be reached, PyPI's takes its place
+    assert installer(".venv/ready", fails="cpu") == [
+        ("cpu", ".[study,site]"),
+        ("none", ".[study,site]"),
+    ]
+    shutil.rmtree(project / ".venv")
+    monkeypatch.setenv("UV_TORCH_BACKEND", "cu130")
+    assert installer(".venv/ready") == [("cu130", ".[study,site]")]
+
+
+def test_the_lab_installs_only_what_notebooks_need_and_the_study_the_rest(installer, project):
+    lab, study, test = (".venv/ready-for-lab", ".venv/ready", ".venv/ready-to-test")
+    assert [extras for _, extras in installer(lab)] == ["."]
+    assert installer(lab) == []
+    assert [extras for _, extras in installer(study)] == [".[study,site]"]
+    shutil.rmtree(project / ".venv")
+    assert [extras for _, extras in installer(test, study)] == [".[study,site,test]"]
+    (project / ".venv" / "ready-for-lab").unlink(missing_ok=True)
+    assert installer("--dry-run", "lab") == []  # a study was here: nothing is missing
 
 
 def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
@@ -461,7 +586,6 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
     runs = tmp_path / "runs of 'é' #1 $HOME \\n \"x\"" / "2024_11_27"  # text stays text there, too
     data = tmp_path / "it's $HOME"
     data.symlink_to(toys)
-    asked = [encoded(word) for word in (f"DATA={data}", f"RUNS={runs}", "PRESET=smoke")]
     shown = "import os\nprint([os.environ[f'MALLOC_{n}_THRESHOLD_'] for n in ('MMAP', 'TRIM')])"
     with_notebooks(opened(project, runs), _02_erfnet=shown)  # it waits for T1
     wanted = stamp(project, "02_erfnet", runs)
@@ -479,7 +603,7 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
         *("--cluster-generic-submit-cmd", f"{submitter} submit"),
         *("--cluster-generic-status-cmd", f"{submitter} status"),
         wanted,
-        config=tuple(asked),
+        config=(f"DATA={data}", f"RUNS={runs}", "PRESET=smoke"),
     )
     assert status == 0, said
     assert Path(wanted).is_file()
@@ -491,8 +615,6 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
     trained = "T1:"  # how the bar of a training begins
     assert trained in (seed / "logs" / "T1.txt").read_text(encoding="utf-8")
     assert trained not in said and trained not in (jobs / "1.out").read_text()
-    for job, name in (("1", "T1"), ("2", "02_erfnet")):
-        assert f"{name} (toys, smoke, seed 0) is done" in (jobs / f"{job}.out").read_text()
     executed = (seed / "notebooks" / "02_erfnet.ipynb").read_text(encoding="utf-8")
     assert "['1000000000', '2000000000']" in executed
 
@@ -500,19 +622,23 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
 def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys):
     with_notebooks(opened(project), _01_split_cityscapes="print('here')", _03_losses="1 / 0")
     jobs = [stamp(project, job) for job in ("03_losses", "01_split_cityscapes")]
-    status, said = done(project, *LOCAL, *jobs, "--prioritize", jobs[0], config=smoke(toys))
+    given = (*LOCAL, *jobs, "--prioritize", jobs[0], "--logger", "study")
+    status, said = done(project, *given, config=smoke(toys))
     assert status != 0
     assert not Path(jobs[0]).exists() and Path(jobs[1]).exists()
     executed = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "notebooks"
     ending = said[said.index("These jobs did not finish") :]
     assert str(executed / "03_losses.ipynb") in ending and "01_split_cityscapes" not in ending
-    # the console names what begins, ends or fails; what papermill and kernels say is in the logs
+    # the console names what ends or fails; what papermill and kernels say is in the logs
     log, job = executed.parent / "logs" / "03_losses.txt", "03_losses (toys, smoke, seed 0)"
     assert f"\n{job} FAILED: ZeroDivisionError: division by zero (log: {log})\n" in said
-    assert "\n01_split_cityscapes (toys, smoke, seed 0) begins\n" in said
-    assert "\n01_split_cityscapes (toys, smoke, seed 0) is done\n" in said
-    assert "1 of 2 steps" in said
+    path = os.path.relpath(executed / "01_split_cityscapes.ipynb", project)
+    line = "trainings 0 of 0 | notebooks 1 of 2 (1 did not finish) | about 1 s left"
+    assert (
+        f"\n01_split_cityscapes (toys, smoke, seed 0) is done | {line} | look at {path}\n" in said
+    )
     assert "Executing" in log.read_text() and "Executing" not in said and "IPKernelApp" not in said
+    assert "CalledProcessError" not in said and "Finished jobid" not in said
     cells = nbformat.read(executed / "03_losses.ipynb", as_version=4).cells
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
     assert error.ename == "ZeroDivisionError"
@@ -572,7 +698,8 @@ def test_a_batch_that_is_killed_goes_on_without_repeating_what_was_finished(kill
     made = [file.stat().st_mtime_ns for file in (Path(stamp(killed, "T1")), run)]
     status, said = done(killed, *LOCAL, stamp(killed, "02_erfnet"), config=smoke(toys))
     assert status == 0 and Path(stamp(killed, "02_erfnet")).exists()
-    assert "02_erfnet" in said
+    executed = run.parents[1] / "notebooks" / "02_erfnet.ipynb"
+    assert "at the second try" in executed.read_text(encoding="utf-8")
     # the job of T1 would have touched its stamp, a training its run
     assert [file.stat().st_mtime_ns for file in (Path(stamp(killed, "T1")), run)] == made
 

@@ -345,6 +345,16 @@ def test_runs_of_several_configurations_are_refused_and_the_fields_named(make_ru
         check_comparable([one, other])
 
 
+def test_builds_of_one_release_of_torch_may_stand_in_one_table(make_run):
+    builds = ("2.15.0+cu132", "2.15.0+cpu", "2.15.0")
+    check_comparable(
+        [
+            make_run("SS", "T2", seed, environment={"torch": build, "torchvision": "0.29.2+cpu"})
+            for seed, build in enumerate(builds)
+        ]
+    )
+
+
 def test_seeds_methods_stages_and_teachers_may_stand_in_one_table(make_run):
     student = make_run(
         "LWM", "T3", seed=1, teacher="ab", new_teacher="cd", environment={"threads": 1}

@@ -11,7 +11,7 @@ from scipy import stats
 from cilkit.classes import Split
 from cilkit.methods import LATER_METHODS, METHODS, Memory
 from cilkit.methods.lwm import balanced
-from cilkit.results.__main__ import main
+from cilkit.results.__main__ import in_short, main
 from cilkit.results.scores import (
     confidence_interval,
     is_papers,
@@ -333,10 +333,26 @@ def test_the_command_prints_both_tables_of_a_folder_and_how_to_fill_them(
     assert asked == [str(tmp_path)]
     assert "Table II:" in second and "FT" in second and "w/o weights" not in second
     assert "w/o weights" in third and "51.5" in third
-    lines = missing_runs(found)
+    lines = missing_runs(found) + in_short(found)
     assert third.splitlines()[-len(lines) :] == lines
     assert "ours, mean and standard deviation (±) of seeds 0, 1, beside" in second
     assert "Paired differences" in third and "minus SS" in third and "NA" not in third
+
+
+def test_the_end_says_what_came_out_in_two_lines(make_run):
+    reached = {"SS": (60.0, 70.0), "FT": (20.0, 10.0), "CIL": (55.0, 40.0)}
+    found = [
+        make_run(method, "T3", seed, {"task123": value})
+        for method, values in reached.items()
+        for seed, value in enumerate(values)
+    ]
+    found += [make_run("T1", "T1", seed, {"task1": 90.0}) for seed in (0, 1)]
+    found += [make_run("FT", "T2", seed, {"task1": 40.0}) for seed in (0, 1)]
+    first, second = in_short(found)
+    assert first.endswith("all classes after T3 in %, best first: SS 65.0 | CIL 47.5 | FT 15.0")
+    # FT forgets; CIL is close to SS with one seed of two
+    assert second == "Of the paper's 19 claims, 1 hold here, 1 are undecided, 17 lack a run"
+    assert in_short(found[-2:]) == in_short([]) == []
 
 
 def test_the_command_prints_the_table_of_later_methods_where_there_are_any(

@@ -1,9 +1,11 @@
 """Tables II and III of a folder of runs: `python -m cilkit.results FOLDER`."""
 
 import sys
+from collections.abc import Sequence
 
 from cilkit.methods import LATER_METHODS
-from cilkit.results.scores import by_seed, is_papers, methods_of, split_of
+from cilkit.results.claims import check, not_judged
+from cilkit.results.scores import by_seed, is_papers, methods_of, our_scores, split_of
 from cilkit.results.tables import (
     TABLES,
     _listed,
@@ -14,13 +16,21 @@ from cilkit.results.tables import (
     missing_runs,
 )
 from cilkit.study import runs
+from cilkit.study.runs import Run
+
+VERDICTS = {  # of `check`, for several claims
+    "holds": "hold here",
+    "does not hold": "do not hold",
+    "undecided": "are undecided",
+    "not run": "lack a run",
+}
 
 
 def main(folder: str) -> None:
     """Print Tables II and III for the runs in a folder: `python -m cilkit.results FOLDER`.
 
     Where it has runs of later methods, their table too; with two seeds or more, the paired
-    differences as well.
+    differences as well. The last two lines say what came out.
     """
     found = runs.find(folder)
     if len(split_of(found).stages) == 1:
@@ -40,7 +50,27 @@ def main(folder: str) -> None:
     if several:
         print("\nPaired differences in points: mean over seeds, and its 95 % interval\n")
         print(as_text(differences(found)))
-    print(*missing_runs(found), sep="\n")
+    print(*missing_runs(found), *in_short(found), sep="\n")
+
+
+def in_short(found: Sequence[Run]) -> list[str]:
+    """Two lines: the methods by their mIoU over all classes in the end, and the paper's claims.
+
+    Those are left out where the split is not the paper's; both without a run of the last stage.
+    """
+    last = split_of(found).stages[-1]
+    scores = our_scores(found)[last.joint_task].dropna().sort_values(ascending=False)
+    ranked = [(method, value) for (stage, method), value in scores.items() if stage == last.name]
+    if not ranked:
+        return []
+    reached = " | ".join(f"{method} {value:.1f}" for method, value in ranked)
+    lines = [f"In short: mIoU of all classes after {last.name} in %, best first: {reached}"]
+    if not_judged(found):
+        return lines
+    verdicts = list(check(found)["verdict"])
+    counts = {words: verdicts.count(verdict) for verdict, words in VERDICTS.items()}
+    judged = ", ".join(f"{count} {words}" for words, count in counts.items() if count)
+    return [*lines, f"Of the paper's {len(verdicts)} claims, {judged}"]
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ is `python -m snakemake`, but its values stay the text that was typed. Snakemake
 
 import os
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import combinations
 from urllib.parse import quote, unquote
@@ -151,7 +151,16 @@ def _decoded(value: object) -> object:
     return value
 
 
-if __name__ == "__main__":
-    from snakemake.cli import main
+def main(words: Sequence[str]) -> None:
+    """Snakemake with these words of a command line; its `--logger study` is `study.console`."""
+    from snakemake.cli import main as snakemake
+    from snakemake_interface_logger_plugins.registry import LoggerPluginRegistry
 
-    main([encoded(word) for word in sys.argv[1:]])
+    from cilkit.study import console
+
+    LoggerPluginRegistry().register_plugin("snakemake_logger_plugin_study", console)
+    snakemake([encoded(word) for word in words])
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

@@ -1,14 +1,17 @@
-"""A job of `make study`: what Python says goes to a log, and the console gets whole lines.
+"""A job of `make study`: what Python says goes to a log, and the console gets a line if it fails.
 
     python -m cilkit.study.job "CIL_T2 (seed 0)" logs/CIL_T2.txt done/CIL_T2 -m cilkit.study T2 CIL
 
 is `python -m cilkit.study T2 CIL` with its log, and with the stamp by which the graph sees its end.
 """
 
+import os
+import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
+from typing import TextIO
 
 TAIL = 10_000  # bytes of a log in which its last line is looked for
 
@@ -16,24 +19,37 @@ TAIL = 10_000  # bytes of a log in which its last line is looked for
 def main(name: str, log: str, stamp: str, *arguments: str) -> int:
     """Run Python with these arguments, and return its exit status; leave a stamp if it is 0.
 
-    Printed are the name of the job when it begins, and when it is done or why it failed.
+    Printed is why it failed, or that it was stopped, with its log.
     """
-    print(f"{name} begins", flush=True)
     with open(log, "wb") as file:
         command = [sys.executable, *arguments]
         status = subprocess.call(command, stdout=file, stderr=subprocess.STDOUT)
     if status == 0:
         Path(stamp).touch()
-        print(f"{name} is done", flush=True)
     else:
-        print(f"{name} {_ending(status, Path(log))} (log: {log})", flush=True)
+        say(f"{name} {_ending(status, Path(log))} (log: {log})")
     return abs(status)
+
+
+def say(text: str) -> None:
+    """Print whole lines, also where the line of the study is drawn (`cilkit.study.console`)."""
+    print(f"{empty_line(sys.stdout)}{text}", flush=True)
+
+
+def short_path(path: Path) -> str:
+    """A path as it can be typed here: relative if it lies below this folder."""
+    return os.path.relpath(path) if path.is_relative_to(Path.cwd()) else str(path)
+
+
+def empty_line(stream: TextIO) -> str:
+    """What empties the last line of a terminal; "" where the stream goes elsewhere."""
+    return f"\r{' ' * (shutil.get_terminal_size().columns - 1)}\r" if stream.isatty() else ""
 
 
 def _ending(status: int, log: Path) -> str:
     """How a job ended that is not done: by Ctrl-C, another signal, or an error."""
     line = _last_line(log)
-    if status == -signal.SIGINT or line == "KeyboardInterrupt":
+    if status == -signal.SIGINT or line in ("KeyboardInterrupt", "Aborted!"):  # papermill's
         return "was stopped"
     return f"FAILED: {line}" if status > 0 else f"FAILED: it was ended by signal {-status}"
 

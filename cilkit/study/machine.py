@@ -17,6 +17,7 @@ from cilkit.limits import free_memory, usable_cores
 from cilkit.methods import CIL
 from cilkit.networks import get_network
 from cilkit.study.plan import PlannedRun, plan
+from cilkit.study.progress import in_words
 from cilkit.study.study import Study
 from cilkit.training.config import PRESETS, TrainConfig
 from cilkit.training.evaluation import make_fabric, used_precision
@@ -81,16 +82,6 @@ def _seconds_of_a_step(study: Study, config: TrainConfig) -> float:
         teacher = get_network(config.network)(stage.old.stop, normalise=config.normalise)
         _, history = fit_stage(CIL, images, stage, teacher, config)
     return history["seconds"].iloc[-1] / (len(images) // config.batch)
-
-
-def in_words(seconds: float) -> str:
-    """A time to wait, roughly: "40 s", "12 min", "3 h", "5 days"."""
-    if seconds != seconds:
-        return "too few images for a batch"
-    for size, unit, most in ((1, "s", 90), (60, "min", 90), (3600, "h", 48)):
-        if seconds / size < most:
-            return f"{max(1, round(seconds / size))} {unit}"
-    return f"{round(seconds / 86400)} days"
 
 
 def _packages() -> tuple[str, str, str]:

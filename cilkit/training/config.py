@@ -125,6 +125,11 @@ def differences(found: dict, wanted: dict) -> list[str]:
     differ = [k for k in was | now if was.get(k, ...) != now.get(k, ...)]
     if "environment" in wanted:
         was, now = found.get("environment") or {}, wanted["environment"] or {}
-        differ += [k for k in DECISIVE if was.get(k) != now.get(k)]
+        differ += [k for k in DECISIVE if _release(was.get(k)) != _release(now.get(k))]
     nested = ("train", "environment")
     return differ + [k for k in wanted if k not in nested and found.get(k, ...) != wanted[k]]
+
+
+def _release(value: str | None) -> str | None:
+    """A version without its build, such as the +cpu of "2.15.0+cpu": the device says what ran."""
+    return value.partition("+")[0] if isinstance(value, str) else value
