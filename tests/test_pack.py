@@ -543,6 +543,17 @@ def test_a_name_that_leads_elsewhere_is_refused_before_anything_is_written(
     assert listing(tmp_path) == before
 
 
+def test_a_run_that_no_study_would_find_is_refused(pair, data, tmp_path):
+    def rename(entries: dict[str, bytes]) -> None:
+        for name in [name for name in entries if "FT_B" in name]:
+            entries[name.replace("FT_B", "superseded")] = entries.pop(name)
+
+    evil = rewritten(pair, tmp_path / "evil.zip", rename)
+    with pytest.raises(ValueError, match="seed0/superseded has not the name of a run"):
+        unpack.unpack(evil, data, tmp_path / "runs")
+    assert not listing(tmp_path / "runs")
+
+
 def test_a_link_in_a_pack_is_refused(pair, data, tmp_path):
     with zipfile.ZipFile(pair) as archive, zipfile.ZipFile(tmp_path / "l.zip", "w") as other:
         for entry in archive.infolist():
@@ -569,7 +580,11 @@ def test_the_commands_say_what_they_made_and_what_comes_next(two, data, tmp_path
     assert "a b.zip: " in capsys.readouterr().out
     unpack.main(f"FILE={tmp_path / 'a b.zip'}", f"DATA={data}", f"RUNS={tmp_path}")
     said = capsys.readouterr().out
-    assert "2 runs put into place, 0 were there" in said and "PRESET=smoke SEED=0" in said
+    assert "2 runs put into place, 0 were there" in said and "weights are rounded; " in said
+    assert f"DATA = {data}, RUNS = {tmp_path}, PRESET = smoke, SEED = 0" in said
+    unpack.main(f"FILE={tmp_path / 'a b.zip'}", f"DATA={data}", f"RUNS={tmp_path}")
+    said = capsys.readouterr().out
+    assert "0 runs put into place, 2 were there" in said and "rounded" not in said
 
 
 def test_a_pack_is_named_after_what_it_holds(two, data, tmp_path, monkeypatch):

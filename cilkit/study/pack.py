@@ -271,7 +271,7 @@ def main(*given: str) -> None:
             options[name.lower()] = switch(name, typed[name])
     file = pack(seeds=seeds_of(typed), **options)
     print(f"{file}: {file.stat().st_size / 1e6:.1f} MB")
-    print(f"to put its runs into place elsewhere: make unpack FILE={file.name}")
+    print(f'to put its runs into place elsewhere: make unpack "FILE={file.name}"')
 
 
 if __name__ == "__main__":

@@ -26,11 +26,11 @@ from tqdm import tqdm
 
 from cilkit.checks import check_path, nearest
 from cilkit.data.scenes import open_data
-from cilkit.files import ROOT, resolve, write
+from cilkit.files import GUIDE, ROOT, resolve, write
 from cilkit.study.pack import CONTENTS, FORMAT, is_safe
 from cilkit.study.parameters import parse
 from cilkit.study.provenance import code_version
-from cilkit.study.runs import FILES, checksum
+from cilkit.study.runs import FILES, checksum, load
 from cilkit.study.study import Study, check_folder
 from cilkit.training.config import get_config
 
@@ -91,6 +91,11 @@ class Pack:
     @property
     def preset(self) -> str:
         return self.about["preset"]
+
+    @property
+    def usual_data(self) -> str:
+        """DATA where nothing else is said, and the data are the kit's own or travel."""
+        return "toyscapes" if self.name == "toyscapes" else f"data/{self.name}"
 
     @property
     def runs(self) -> list[str]:
@@ -242,15 +247,13 @@ def _checksum(file: Path) -> str | None:
 
 def _data_folder(pack: Pack, data: Path | str | None) -> tuple[Path, bool]:
     """Where the data set of a pack lies, and whether the pack brings it there."""
-    drawn = pack.name == "toyscapes"
     travels = pack.about["data"]["in_this_file"]
-    if data is None and not drawn and not travels:
+    if data is None and pack.usual_data != "toyscapes" and not travels:
         raise ValueError(
             f"the runs of {pack.file} were trained on {pack.name!r}, which is not in it; give the "
             f"folder of your copy: DATA=path/to/{pack.name}"
         )
-    if data is None:
-        data = "toyscapes" if drawn else f"data/{pack.name}"
+    data = pack.usual_data if data is None else data
     check_path("DATA", data)
     root = ROOT / "data" / data if data == "toyscapes" else resolve(data)
     if root.name.lower() != pack.name:
@@ -270,8 +273,10 @@ def _check_runs(pack: Pack, root: Path, folder: Path, brought: bool) -> None:
         study = Study(root, folder, pack.preset, int(seed.removeprefix("seed")))
         if study.data.fingerprint() != pack.about["data"]["files"]:
             raise ValueError(_other_data(pack, root, brought))
-        for name, differ in study.mismatches().items():
-            wrong += [f"{seed}/{name} ({', '.join(differ)})"] if differ else []
+        differ = {f"{seed}/{name}": fields for name, fields in study.mismatches().items()}
+        wrong += [f"{place} ({', '.join(fields)})" for place, fields in differ.items() if fields]
+        if lost := [p for p in pack.runs if p.startswith(f"{seed}/") and p not in differ]:
+            raise _damaged(pack.file, f"{lost[0]} has not the name of a run")
     if wrong:
         raise ValueError(
             f"some runs of {pack.file} are not what this kit trains, so they would be trained "
@@ -359,9 +364,14 @@ def main(*given: str) -> None:
         raise ValueError("no pack is given; wanted FILE=path/to/pack.zip")
     new = unpack(**{name.lower(): value for name, value in typed.items()})
     with _opened(resolve(typed["FILE"])) as pack:
-        seeds = sorted({place.partition("/")[0].removeprefix("seed") for place in pack.runs})
-        print(f"{len(new)} runs put into place, {len(pack.runs) - len(new)} were there")
-        print(f"for notebooks and make study: PRESET={pack.preset} SEED={' or '.join(seeds)}")
+        seeds = dict.fromkeys(place.partition("/")[0].removeprefix("seed") for place in pack.runs)
+        asked = {"DATA": pack.usual_data} | typed | {"PRESET": pack.preset}
+        asked["SEED"] = " or ".join(seeds)
+    print(f"{len(new)} runs put into place, {len(pack.runs) - len(new)} were there")
+    if any(load(folder).rounded for folder in new):
+        print(f"their weights are rounded; {GUIDE} says what that means")
+    shown = ", ".join(f"{name} = {value}" for name, value in asked.items() if name != "FILE")
+    print(f"notebooks and make study find them with {shown}")
 
 
 if __name__ == "__main__":
