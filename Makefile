@@ -18,8 +18,10 @@ endif
 
 # of a study; what is not given is as in the Snakefile
 OPTIONS := DATA PRESET SEED SEEDS METHODS RUNS
+# of a pack, beside these
+PACKED := FILE SMALL HALF IMAGES
 # a name that is mistyped, as in `make study SED=1`, would otherwise be ignored
-KNOWN := $(OPTIONS) PROFILE FIGURES PYTHON
+KNOWN := $(OPTIONS) $(PACKED) PROFILE FIGURES PYTHON
 GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name))),$(name)))
 STRANGE := $(filter-out $(KNOWN),$(filter-out -%,$(GIVEN)))
 ifneq ($(STRANGE),)
@@ -34,11 +36,12 @@ define LINE_BREAK
 
 
 endef
-$(foreach name,$(OPTIONS),$(if $(findstring $(LINE_BREAK),$(value $(name))),\
+$(foreach name,$(OPTIONS) $(PACKED),$(if $(findstring $(LINE_BREAK),$(value $(name))),\
 	$(error $(name) has a line break in it; make hands on one line: rename the folder)))
 # each as it was typed: make reads no $ in it, and the shell nothing at all
-CHOSEN = $(foreach name,$(OPTIONS),$(if $(filter-out undefined,$(origin $(name))),$\
+TYPED = $(foreach name,$(1),$(if $(filter-out undefined,$(origin $(name))),$\
 	'$(name)=$(subst ','\'',$(value $(name)))'))
+CHOSEN = $(call TYPED,$(OPTIONS))
 SNAKEMAKE = $(BIN)/python -m cilkit.study.batch --profile data/profiles/$(PROFILE)
 CONFIG = $(if $(strip $(CHOSEN)),--config $(CHOSEN))
 EXECUTOR := $(shell sed -n 's/^executor: *//p' data/profiles/$(PROFILE)/config.yaml)
@@ -51,7 +54,7 @@ export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
 # in a container, often; JupyterLab stays on this machine, with a token
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 
-.PHONY: study graph report site test lab bench constraints
+.PHONY: study graph report site pack unpack test lab bench constraints
 
 # Execute the notebooks and print Tables II and III, for each data set, preset and seed that is
 # asked for: SEEDS=0,1,2 METHODS=CIL,LWOF PROFILE=slurm. What is done is not done again.
@@ -73,6 +76,14 @@ report: $(READY)
 # The executed notebooks, README and API reference as a static site in data/site
 site: study
 	$(BIN)/python -m book $(CHOSEN)
+
+# The finished runs of a study as one file, to hand out: SEEDS=0,1 SMALL=yes HALF=yes FILE=...
+pack: $(READY)
+	$(BIN)/python -m cilkit.study.pack $(call TYPED,$(OPTIONS) $(PACKED))
+
+# The runs of such a file into place, so that nothing is trained again: FILE=...
+unpack: $(READY)
+	$(BIN)/python -m cilkit.study.unpack $(call TYPED,$(OPTIONS) $(PACKED))
 
 test: $(TESTED)
 	$(BIN)/python -m pytest

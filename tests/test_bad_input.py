@@ -7,9 +7,9 @@ import os
 import re
 import shutil
 import struct
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +20,7 @@ import numpy as np
 import papermill as pm
 import pytest
 import torch
+from disk import full_disk, listing
 from PIL import ExifTags, Image
 from safetensors import torch as safetensors
 
@@ -34,8 +35,12 @@ from cilkit.results.tables import comparison
 from cilkit.splits import SPLITS, load_split
 from cilkit.study import runs
 from cilkit.study import study as study_module
+from cilkit.study.pack import main as pack_main
+from cilkit.study.pack import pack
 from cilkit.study.parameters import check_injected
 from cilkit.study.study import Study
+from cilkit.study.unpack import main as unpack_main
+from cilkit.study.unpack import unpack
 from cilkit.training.checkpoint import FileCheckpoint
 from cilkit.training.config import TrainConfig
 
@@ -65,6 +70,11 @@ class Place:
         return self.root / "leftImg8bit" / "train" / "ulm"
 
     @property
+    def pack(self) -> Path:
+        """A pack of a finished T1, which a case may damage; the runs of the place stay here."""
+        return self.runs.with_name("pack.zip")
+
+    @property
     def run(self) -> Path:
         return self.runs / "tinyscapes" / "smoke" / "seed0" / "T1"
 
@@ -91,25 +101,15 @@ def place(original, tmp_path, write_cityscapes, monkeypatch, tiny) -> Iterator[P
     if not (original / "runs").is_dir():
         first = Place(write_cityscapes(original / "tinyscapes"), original / "runs", None, tiny)
         first.study().run("T1")
+        plain = Study(first.root, original / "plain", "smoke")  # of the preset, as it is packed
+        plain.run("T1")
+        pack(original / "pack.zip", plain.data.root, original / "plain", "smoke")
     for name in ("tinyscapes", "runs"):
         shutil.copytree(original / name, tmp_path / name)
+    shutil.copy(original / "pack.zip", tmp_path)
     yield Place(tmp_path / "tinyscapes", tmp_path / "runs", monkeypatch, tiny)
     monkeypatch.undo()
     shutil.rmtree(tmp_path)  # weights by the hundred
-
-
-def listing(*folders: Path) -> dict[str, object]:
-    """All files with their sizes and contents, links with their targets; locks do not count."""
-    found: dict[str, object] = {}
-    for folder in folders:
-        for parent, names, files in os.walk(folder):
-            for path in (Path(parent, name) for name in [*files, *names]):
-                if path.is_symlink():
-                    found[str(path)] = os.readlink(path)
-                elif path.is_file() and path.suffix != ".lock":
-                    small = not path.is_relative_to(ROOT)
-                    found[str(path)] = path.open("rb").read() if small else path.stat()[6:9]
-    return found
 
 
 # how to break things
@@ -220,6 +220,25 @@ def flipped(before: bytes) -> bytes:
     return before[:middle] + bytes([before[middle] ^ 1]) + before[middle + 1 :]
 
 
+def in_pack(change: Callable[[dict[str, bytes]], None]):
+    """Other entries in the pack, by name; its list of contents stays as it is."""
+
+    def damage(place: Place) -> None:
+        with zipfile.ZipFile(place.pack) as archive:
+            entries = {name: archive.read(name) for name in archive.namelist()}
+        change(entries)
+        with zipfile.ZipFile(place.pack, "w") as archive:
+            for name, content in entries.items():
+                archive.writestr(name, content)
+
+    return damage
+
+
+def about_pack(old: str, new: str):
+    """Something else in what the pack says of itself."""
+    return in_pack(lambda e: e.update({"pack.json": instead(old, new)(e["pack.json"])}))
+
+
 def split(old: str, new: str):
     return lambda place: place.split(old, new)
 
@@ -299,6 +318,20 @@ def asked(place: Place) -> object:
 def used(place: Place) -> object:
     """The run as it lies there, with its network."""
     return runs.load(place.run).network()
+
+
+def packed(*more: str, preset: str = "smoke"):
+    """The runs of the place, as a pack beside them."""
+    paths = ("DATA={root}", "RUNS={runs}", "FILE={runs}/../new.zip", f"PRESET={preset}")
+    return lambda p: pack_main(
+        *(word.format(root=p.root, runs=p.runs) for word in paths if word[:4] not in str(more)),
+        *(word.format(place=p) for word in more),
+    )
+
+
+def unpacked(place: Place) -> object:
+    """The pack, to where no runs are."""
+    return unpack(place.pack, place.root, place.runs / "new")
 
 
 def study(**given):
@@ -767,6 +800,67 @@ PICTURE = [
      "large.png is too large to decode; wanted at most 67 million pixels: open it in an image"),
 ]
 
+DAMAGED = r"pack.zip is damaged, or no pack \(.*Nothing was put into place. Get the file again, or"
+PACK = [
+    ("pack that is not there", nothing,
+     lambda p: unpack(p.pack.with_name("pak.zip"), p.root, p.runs),
+     r"no pack .*pak.zip \(did you mean 'pack.zip'\?\); FILE names the file .* path starts at "),
+    ("pack that is a folder", nothing, lambda p: unpack(p.root, p.root, p.runs),
+     "no pack .*tinyscapes; FILE names the file that was handed out"),
+    ("FILE = None", nothing, lambda p: unpack(None), "FILE is None; wanted a path as text"),
+    ("no FILE", nothing, lambda p: unpack_main(f"DATA={p.root}"), "wanted FILE=path/to/pack.zip"),
+    ("unknown option of a pack", nothing, packed("SMAL=yes"),
+     r"unknown parameter 'SMAL' \(did you mean 'SMALL'\?\); choose one of: DATA, RUNS, PRESET"),
+    ("option that is neither yes nor no", nothing, packed("HALF=true"),
+     "HALF is 'true'; wanted HALF=yes or HALF=no"),
+    ("preset to unpack", nothing, lambda p: unpack_main(f"FILE={p.pack}", "PRESET=quick"),
+     "unknown parameter 'PRESET'; choose one of: FILE, DATA, RUNS"),
+    ("seeds given twice", nothing, packed("SEED=0", "SEEDS=1"), "SEED=0 and SEEDS=1 are both gi"),
+    ("nothing to pack", nothing, packed("SEED=5"),
+     "no finished run in .*seed5; make study PRESET=smoke SEED=5 trains what is missing"),
+    ("small pack of an unfinished study", nothing, packed("SMALL=yes"),
+     "seed0 lacks SS_T2, .*CIL_T3, which a small pack holds; make study .* Or leave SMALL out"),
+    ("runs of other settings than the preset", nothing, packed(),
+     r"would be trained again: T1 \(height, .*\) differ in what stands in brackets. Train them"),
+    ("folder in the place of a pack", nothing, packed("FILE={place.root}"),
+     "FILE is .*tinyscapes, which is a folder; wanted the name of a file in it"),
+    ("other file in the place of a pack", nothing, packed("FILE={place.label}"),
+     "labelIds.png is there and is no pack; choose another FILE, or move it away"),
+    ("image for a pack", nothing, lambda p: unpack(p.image, p.root, p.runs / "new"),
+     r"leftImg8bit.png is damaged, or no pack \(File is not a zip file\)"),
+    ("zip that is no pack", in_pack(lambda e: e.pop("pack.json")), unpacked,
+     r"it has no pack.json\). Nothing was"),
+    ("pack without its end", content("pack", lambda b: b[:-100]), unpacked, DAMAGED),
+    ("pack with one bit flipped", content("pack", flipped), unpacked, DAMAGED),
+    ("pack without a file", in_pack(lambda e: e.pop("runs/seed0/T1/scores.json")), unpacked,
+     "'runs/seed0/T1/scores.json' is not as pack.json lists it"),
+    ("pack with one file more", in_pack(lambda e: e.update({"more.txt": b""})), unpacked,
+     "'more.txt' is not as pack.json lists it"),
+    ("pack with other weights",
+     in_pack(lambda e: e.update({k: flipped(v) for k, v in e.items() if "weights" in k})),
+     unpacked, "weights.safetensors has another checksum"),
+    ("pack that says nothing of itself", in_pack(lambda e: e.update({"pack.json": b"[]"})),
+     unpacked, "its pack.json is not as the kit writes it"),
+    ("pack of other code", about_pack('"code": "', '"code": "7'), unpacked,
+     r"trained with other code \(cilkit .*, code 7.*; here .*\), .* the version of the kit that it "
+     "was made with, or ask for a new pack"),
+    ("pack of an unknown preset", about_pack('"preset": "smoke"', '"preset": "brief"'), unpacked,
+     f"unknown preset 'brief'; {PRESETS}"),
+    ("pack of another preset", about_pack('"preset": "smoke"', '"preset": "quick"'), unpacked,
+     r"some runs of .* not what this kit trains.*T1 \(epochs, .*preset\). Nothing was put"),
+    ("pack whose data are not here", nothing, lambda p: unpack(p.pack),
+     "were trained on 'tinyscapes', which is not in it; give the folder of your copy: DATA=path"),
+    ("pack of data of another name", nothing, lambda p: unpack(p.pack, p.root / "gtFine"),
+     "DATA is .*gtFine', and the runs of .* were trained on 'tinyscapes'; give a folder of this"),
+    ("pack of other data", every_label(lambda ids: ids * 0, "val"), unpacked,
+     "tinyscapes holds other data than the runs of .* were trained on. Ask for a pack with the da"),
+    ("run that is there and differs", nothing, lambda p: unpack(p.pack, p.root, p.runs),
+     r"holds runs that differ .*: seed0/T1 \(weights.*, SHA256SUMS\). Nothing was put into place. "
+     "Choose another RUNS, or move these runs away"),
+    ("unpacked onto a file", nothing, lambda p: unpack(p.pack, p.root, p.image),
+     "RUNS is .*, which is a file; wanted a folder, or a new name"),
+]
+
 # fmt: on
 CASES = [
     pytest.param(damage, ask, message, id=f"{kind}: {name}")
@@ -777,6 +871,7 @@ CASES = [
         ("parameter", PARAMETER),
         ("run", RUN),
         ("picture", PICTURE),
+        ("pack", PACK),
     )
     for name, damage, ask, message in rows
 ]
@@ -849,18 +944,6 @@ def test_a_checkpoint_of_no_use_is_set_aside(tmp_path, capsys, change, config, w
 
 
 # a disk that is full, or may not be written to
-
-
-@contextmanager
-def full_disk(most: int) -> Iterator[None]:
-    """Every file is cut off after so many bytes, by the system itself."""
-    resource = pytest.importorskip("resource", reason="Windows has no limit of a file's size")
-    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (most, limits[1]))
-    try:
-        yield
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
 
 
 def files_of(folder: Path) -> set[str]:

@@ -17,9 +17,12 @@ import forked
 import nbformat
 import pytest
 from nbformat.v4 import new_code_cell, new_notebook
-from stages import tiny_stages
+from stages import random_networks, tiny_stages
 
 from cilkit.methods import METHODS
+from cilkit.study.pack import pack
+from cilkit.study.study import Study
+from cilkit.study.unpack import unpack
 
 pytestmark = pytest.mark.xdist_group("graph")  # one dry run serves several tests
 
@@ -272,6 +275,26 @@ def test_a_changed_source_redoes_what_is_made_with_it(project):
     assert planned(project).keys() == EVERYTHING
 
 
+def test_after_unpacking_no_training_is_left_to_do(project, toys, tmp_path, monkeypatch):
+    random_networks(monkeypatch)
+    Study(toys, tmp_path / "here", "smoke").run("T3", "FT")
+    file = pack(tmp_path / "pack.zip", toys, tmp_path / "here", "smoke")
+    unpack(file, toys, project / "data" / "runs")
+    study, asked = "toys/smoke", (f"DATA={toys}", "PRESET=smoke")
+    notebooks = of_seed(WITHOUT_METHODS, study=study) | {f"{study}/results"}
+    assert planned(project, *asked, "METHODS=FT").keys() == notebooks
+    left = of_seed(TRAININGS - {"T1", "FT_T2", "FT_T3"}, study=study)
+    assert left < planned(project, *asked).keys() and len(left) == 16
+    stamps = {file: file.stat().st_mtime_ns for file in project.rglob("done/*")}
+    unpack(file, toys, project / "data" / "runs")  # what was there already stays done
+    assert {file: file.stat().st_mtime_ns for file in project.rglob("done/*")} == stamps
+    shutil.rmtree(project / "data" / "runs" / study / "seed0" / "FT_T3")
+    os.utime(project / "data" / "runs" / study / "seed0" / "done" / "FT_T3", (10**9, 10**9))
+    assert planned(project, *asked, "METHODS=FT").keys() == notebooks | of_seed({"FT_T3"}, 0, study)
+    unpack(file, toys, project / "data" / "runs")
+    assert planned(project, *asked, "METHODS=FT").keys() == notebooks
+
+
 # what is refused
 
 
@@ -367,6 +390,16 @@ def test_make_hands_on_each_value_as_it_was_typed(make, python):
         words = python.read_text(encoding="utf-8").split("\0")[2:-1]
         assert words[words.index("--config") + 1 :] == [f"DATA={first}", f"RUNS={second}"]
     assert "DATA has a line break in it" in make("study", "DATA=a\nb").stderr
+
+
+def test_make_packs_and_unpacks_what_was_typed(make, python):
+    given = ["SEEDS=0,1", "RUNS=my runs", "FILE=it's a pack.zip", "HALF=yes"]
+    for target, module in (("pack", "cilkit.study.pack"), ("unpack", "cilkit.study.unpack")):
+        assert make(target, *given).returncode == 0
+        words = python.read_text(encoding="utf-8").split("\0")[2:-1]
+        assert words[:2] == ["-m", module] and {*words[2:]} == {*given}
+    make("study", "FILE=x")  # which is not of a study
+    assert "FILE=x" not in python.read_text()
 
 
 def test_what_make_starts_keeps_freed_memory_unless_the_user_says_otherwise(
@@ -480,7 +513,7 @@ def test_the_lab_installs_only_what_notebooks_need_and_the_study_the_rest(instal
 
 def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
     refused = make("--dry-run", "lab", "SED=1", "PRESET=smoke")
-    known = "DATA PRESET SEED SEEDS METHODS RUNS PROFILE FIGURES PYTHON"
+    known = "DATA PRESET SEED SEEDS METHODS RUNS FILE SMALL HALF IMAGES PROFILE FIGURES PYTHON"
     assert refused.returncode != 0
     assert f"unknown variable SED; choose from {known}" in refused.stderr
     refused = make("--dry-run", "study", "PROFILE=slrm")

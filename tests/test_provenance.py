@@ -1,5 +1,6 @@
 import ast
 import gc
+import hashlib
 import importlib.util
 import shutil
 import subprocess
@@ -135,6 +136,28 @@ def test_the_two_forms_of_cil_differ_by_their_argument_alone():
 
 def definitions(package: Path) -> Definitions:
     return Definitions(package, LEFT_OUT)
+
+
+SYNTAX = """
+@decorate(3)
+def each(a, /, b=1, *c, d: int = 2, **e) -> "None":
+    '''Prose.'''
+    f: list[int] = [-1.5, *c]
+    with open(f"{a!r:>{b}} {d}") as g, h:
+        k = lambda: None
+    try:
+        return {**e, "x": (yield)}, {x for x in c if x}, b"y", 1j, ...
+    except* (OSError, ValueError) as error:
+        raise KeyError("text") from error
+    match a:
+        case [1, *_] | {"z": None} if b:
+            pass
+"""
+
+
+def test_the_version_of_a_definition_is_that_of_every_other_version_of_python():
+    text = without_prose(ast.parse(SYNTAX).body[0])
+    assert hashlib.sha256(text.encode()).hexdigest()[:16] == "7563d8be8fb232c8"
 
 
 @pytest.fixture

@@ -10,6 +10,7 @@ from threading import Barrier
 import pandas as pd
 import pytest
 import torch
+from stages import random_networks
 
 from cilkit.classes import VOID, belongs, restrict
 from cilkit.data.augmentation import Augmentation
@@ -58,32 +59,7 @@ def open_study(scenes, tmp_path, tiny):
 @pytest.fixture
 def trained(monkeypatch):
     """The names of the trainings, in order; they hand back random networks at once."""
-    names = []
-
-    def network(seed, *classes):
-        with torch.random.fork_rng():
-            torch.manual_seed(100 * seed + len(names))  # each training gives other weights
-            return ERFNet(*classes).eval()
-
-    history = pd.DataFrame({"epoch": [1], "ce": [1.0]})
-
-    def fit(images, config, seed=0, name="T1", monitor=None, checkpoint=None, method=None):
-        names.append(name)
-        return network(seed, images.visible.stop - images.visible.start), history
-
-    def fit_stage(
-        method, images, stage, teacher, config, seed=0, memory=(), new_teacher=None, **looking
-    ):
-        names.append(f"{method.name} {stage.name}")
-        assert teacher.num_classes == stage.old.stop
-        old = teacher.classes
-        new = stage.new.stop - stage.new.start
-        classes = [*old, new] if method.second_decoder else [stage.new.stop]
-        return network(seed, *classes), history
-
-    monkeypatch.setattr(study, "fit", fit)
-    monkeypatch.setattr(study, "fit_stage", fit_stage)
-    return names
+    return random_networks(monkeypatch)
 
 
 # networks of another kind

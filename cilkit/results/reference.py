@@ -136,6 +136,11 @@ def rows_of(found: Sequence[Run]) -> pd.DataFrame:
                 f"{run.folder} was trained with other {', '.join(other)} than the preset "
                 f"{run.config['preset']!r}; a reference is of the preset as it is"
             )
+        if rounded := run.config["environment"].get("teacher_weights"):
+            raise ValueError(
+                f"{run.folder} was trained from a teacher of a pack, whose weights are rounded to "
+                f"{rounded}; a reference is of trainings from whole weights: train its teacher, too"
+            )
         about = {key: run.config[key] for key in KEY} | {"split": split.name}
         about["settings"] = _fingerprint_of(run)
         about |= {name: run.config["environment"][name] for name in MEASURED_ON}

@@ -13,13 +13,13 @@ from dataclasses import dataclass
 from itertools import combinations
 from urllib.parse import quote, unquote
 
-from cilkit.checks import check_path, check_seed, unknown
+from cilkit.checks import check_path, unknown
 from cilkit.classes import Split
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
 from cilkit.methods import LATER_METHODS, METHODS, SS, Method
 from cilkit.splits import load_split
-from cilkit.study.parameters import PARAMETERS, parse, several
+from cilkit.study.parameters import PARAMETERS, seeds_of, several
 from cilkit.study.plan import PlannedRun, plan
 from cilkit.training.config import get_config
 
@@ -53,20 +53,13 @@ def read(config: Mapping[str, object]) -> Batch:
         if key not in OPTIONS:
             raise ValueError(unknown("parameter", key, list(OPTIONS)))
     given = {key: _decoded(value) for key, value in config.items()}
-    if {"SEED", "SEEDS"} <= given.keys():
-        raise ValueError(
-            f"SEED={given['SEED']} and SEEDS={given['SEEDS']} are both given; give one of them"
-        )
     runs = _text("RUNS", given.get("RUNS", "data/runs"))
     check_path("RUNS", runs)
     _check_wildcard("RUNS", str(resolve(runs)), "choose another folder")
     presets = several("PRESET", given.get("PRESET", "quick"))
     for preset in presets:
         get_config(preset)
-    one_seed = parse([f"SEED={given.get('SEED', 0)}"])["SEED"]
-    seeds = several("SEEDS", given["SEEDS"]) if "SEEDS" in given else [one_seed]
-    for seed in seeds:
-        check_seed(seed)
+    seeds = seeds_of(given)
     known = {SS.name: SS} | METHODS | LATER_METHODS
     chosen = [SS.name, *METHODS]
     if "METHODS" in given:

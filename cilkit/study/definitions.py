@@ -159,7 +159,26 @@ def _error(node: ast.Raise | ast.Call) -> ast.expr | None:
 
 def without_prose(node: ast.AST) -> str:
     """The code of a definition as text, without all that does not decide what it computes."""
-    return ast.dump(_Plain().visit(parse_again(node)))
+    return _as_text(_Plain().visit(parse_again(node)))
+
+
+def _as_text(node: object) -> str:
+    """A syntax tree as `ast.dump` of Python 3.11 writes it, in every version of Python.
+
+    Later ones leave out empty lists and have type parameters, and a run must match in all of them.
+    """
+    if isinstance(node, list):
+        return f"[{', '.join(map(_as_text, node))}]"
+    if not isinstance(node, ast.AST):
+        return repr(node)
+    parts = {name: getattr(node, name, None) for name in node._fields}
+    written = [
+        f"{name}={_as_text(part)}"
+        for name, part in parts.items()
+        if (part is not None or getattr(type(node), name, ...) is not None)  # None, if optional
+        and (name, part) != ("type_params", [])
+    ]
+    return f"{type(node).__name__}({', '.join(written)})"
 
 
 def parse_again(node: ast.AST) -> ast.AST:

@@ -2,15 +2,15 @@
 
 import ast
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from itertools import pairwise
 
-from cilkit.checks import unknown
+from cilkit.checks import check_seed, unknown
 
 PARAMETERS = ("DATA", "RUNS", "PRESET", "SEED")  # of every notebook
 
 
-def parse(given: Sequence[str]) -> dict[str, str | int]:
+def parse(given: Sequence[str], names: Sequence[str] = PARAMETERS) -> dict[str, str | int]:
     """Parameters given as NAME=VALUE, as make and Snakemake take them; SEED as a number.
 
     A ValueError if one is unknown, given twice, or has no value.
@@ -18,8 +18,8 @@ def parse(given: Sequence[str]) -> dict[str, str | int]:
     found: dict[str, str | int] = {}
     for word in given:
         name, _, value = word.partition("=")
-        if name not in PARAMETERS:
-            raise ValueError(unknown("parameter", name, list(PARAMETERS)))
+        if name not in names:
+            raise ValueError(unknown("parameter", name, list(names)))
         if name in found:
             raise ValueError(f"{name} is given twice, {found[name]!r} and {value!r}; give it once")
         if not value.strip():
@@ -41,6 +41,26 @@ def several(name: str, given: object) -> list[str | int]:
     if twice := [item for item in items if items.count(item) > 1]:
         raise ValueError(f"{name} is {given!r}, with {twice[0]!r} in it twice; give it once")
     return items
+
+
+def seeds_of(given: Mapping[str, object]) -> list[int]:
+    """The seeds that SEED or SEEDS asks for, 0 if neither is given; a ValueError if both are."""
+    if {"SEED", "SEEDS"} <= given.keys():
+        raise ValueError(
+            f"SEED={given['SEED']} and SEEDS={given['SEEDS']} are both given; give one of them"
+        )
+    one_seed = parse([f"SEED={given.get('SEED', 0)}"])["SEED"]
+    seeds = several("SEEDS", given["SEEDS"]) if "SEEDS" in given else [one_seed]
+    for seed in seeds:
+        check_seed(seed)
+    return seeds
+
+
+def switch(name: str, given: str) -> bool:
+    """Whether an option such as SMALL=yes is on; a ValueError if it is neither yes nor no."""
+    if given not in ("yes", "no"):
+        raise ValueError(f"{name} is {given!r}; wanted {name}=yes or {name}=no")
+    return given == "yes"
 
 
 def _plain(item: str) -> str | int:

@@ -32,9 +32,15 @@ class PlannedRun:
         return run_name(self.stage, self.method.name)
 
     @property
+    def models(self) -> dict[str, "PlannedRun"]:
+        """The runs that it is made from, by what they are to it: "teacher", "new_teacher"."""
+        roles = {"teacher": self.teacher, "new_teacher": self.new_teacher}
+        return {role: run for role, run in roles.items() if run is not None}
+
+    @property
     def needs(self) -> tuple["PlannedRun", ...]:
         """The runs that must be there before it."""
-        return tuple(run for run in (self.teacher, self.new_teacher) if run is not None)
+        return tuple(self.models.values())
 
 
 def planned_run(split: Split, stage: Stage, method: Method) -> PlannedRun:

@@ -118,8 +118,20 @@ class Run:
         return network.eval()
 
     def digest(self) -> str:
-        """Hash of the weights, by which the run of a student records its teacher."""
-        return _sum(read(self.folder / WEIGHTS))[:16]
+        """Hash of the weights, by which the run of a student records its teacher.
+
+        Of rounded weights it is that of the weights before, so that their students still match.
+        """
+        digest = checksum(read(self.folder / WEIGHTS))[:16]
+        return self.config["rounded"]["digest"] if self.rounded else digest
+
+    @property
+    def rounded(self) -> str | None:
+        """The type to which a pack rounded the weights, such as "float16"; None: as trained.
+
+        The scores are those of the weights before.
+        """
+        return self.config.get("rounded", {}).get("to")
 
 
 def _as_tuples(value: object) -> object:
@@ -148,12 +160,11 @@ def save(
         state = {key: value.contiguous() for key, value in network.state_dict().items()}
         files = {
             WEIGHTS: safetensors.save(state),
-            "config.json": _as_json(config | {"decoders": network.classes}),
+            "config.json": as_json(config | {"decoders": network.classes}),
             "history.csv": history.to_csv(index=False).encode(),
-            "scores.json": _as_json(_as_dict(scores, split)),
+            "scores.json": as_json(_as_dict(scores, split)),
         }
-        sums = "".join(f"{_sum(content)}  {name}\n" for name, content in files.items())
-        for name, content in (files | {SUMS: sums.encode()}).items():
+        for name, content in with_sums(files).items():
             write(unfinished / name, content)
         if folder.exists() and not is_finished(folder):
             set_aside(folder)
@@ -167,13 +178,19 @@ def save(
     return load(folder)
 
 
+def with_sums(files: Mapping[str, bytes]) -> dict[str, bytes]:
+    """The files of a run by name, with the one that holds their checksums."""
+    sums = "".join(f"{checksum(content)}  {name}\n" for name, content in files.items())
+    return {**files, SUMS: sums.encode()}
+
+
 def read(file: Path) -> bytes:
     """A file of a run as it was saved; a ValueError if it was edited or damaged since."""
     try:
         content, sums = file.read_bytes(), (file.parent / SUMS).read_bytes()
     except OSError as error:
         raise ValueError(f"{file} cannot be read ({error}); check its permissions") from error
-    if f"{_sum(content)}  {file.name}".encode() not in sums.splitlines():
+    if f"{checksum(content)}  {file.name}".encode() not in sums.splitlines():
         raise ValueError(
             f"{file} is not as it was saved: {SUMS} beside it has another checksum, so one of them "
             f"was edited or damaged. Put it back, or move {file.parent} away and run this again: "
@@ -182,7 +199,8 @@ def read(file: Path) -> bytes:
     return content
 
 
-def _sum(content: bytes) -> str:
+def checksum(content: bytes) -> str:
+    """The SHA-256 of a file's content."""
     return hashlib.sha256(content).hexdigest()
 
 
@@ -336,5 +354,6 @@ def _number(value: float) -> float | None:
     return None if math.isnan(value) else value  # JSON has no NaN
 
 
-def _as_json(content: dict) -> bytes:
+def as_json(content: dict) -> bytes:
+    """A dictionary as the content of a file that a person can read."""
     return (json.dumps(content, indent=1) + "\n").encode()

@@ -22,7 +22,7 @@ from cilkit.data.images import LabelledImages
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
 from cilkit.files import resolve
-from cilkit.methods import NEW_TEACHER, Method, get_method, trainable
+from cilkit.methods import NEW_TEACHER, SS, Method, get_method, trainable
 from cilkit.study import runs
 from cilkit.study.parameters import check_injected
 from cilkit.study.plan import PlannedRun, plan, planned_run, run_name
@@ -36,6 +36,7 @@ from cilkit.training.loop import Monitor
 from cilkit.training.memory import check_size, choose, rate
 from cilkit.training.stage import fit, fit_stage
 
+SAME_FOR_ALL_METHODS = ("data", "preset", "seed", "train", "split", "files")
 # what a network disk answers that does not know flock(2)
 NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP)
 
@@ -80,8 +81,7 @@ class Study:
         self.data = distributed.on_rank0(partial(open_data, data))
         plan(self.split)  # a ValueError if two runs would share a folder
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
-        if not _may_be_folder(self.folder):
-            raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
+        check_folder(runs, self.folder)
 
     @property
     def split(self) -> Split:
@@ -126,6 +126,38 @@ class Study:
         """Whether a finished run lies in the folder, without asking whether it matches."""
         return runs.is_finished(self.folder / run_name(self.stage(stage), method))
 
+    def mismatches(self) -> dict[str, list[str]]:
+        """The finished runs of this study by name, each with what keeps `run` from loading it.
+
+        That is a list of fields, empty for a run that matches. The definition of a method that this
+        kit does not know is not compared.
+        """
+        known = {run.name: run for run in plan(self.split, trainable().values())}
+        found = {run.folder.name: run for run in self.found()}
+        return {
+            name: differences(run.config, self._wanted(run, known.get(name), found))
+            for name, run in found.items()
+        }
+
+    def found(self) -> list[Run]:
+        """The finished runs of this study, without asking whether they match."""
+        return [run for run in runs.find(self.folder) if run.folder.parent == self.folder]
+
+    def _wanted(self, run: Run, planned: PlannedRun | None, found: Mapping[str, Run]) -> dict:
+        """The configuration with which a run would be trained now, from the runs there are."""
+        if planned is not None:
+            needed = planned.models.items()
+            models = {role: found[of.name] for role, of in needed if of.name in found}
+            return self._describe(planned, models)
+        first = self._describe(planned_run(self.split, self.split.stages[0], SS), {})
+        wanted = {key: first[key] for key in SAME_FOR_ALL_METHODS}
+        code, teacher = run.config.get("code"), run.config.get("teacher")
+        own = code if isinstance(code, dict) else {}  # of an older kit it is one text
+        wanted["code"] = own | {"shared": first["code"]["shared"]}
+        digests = {None, *(model.digest() for model in found.values())}
+        wanted["teacher"] = teacher if teacher in digests else "a run that is not here"
+        return wanted
+
     def _new_images(self, stage: str) -> LabelledImages:
         return self.data.stage(stage, "new", self.config.height)
 
@@ -133,11 +165,7 @@ class Study:
         if planned.method.memory is not None:  # before anything is trained for it
             for earlier in self.split.earlier(planned.stage):
                 check_size(planned.method.memory, len(self.data.images(earlier)))
-        models = {
-            role: self._run(needed)
-            for role in ("teacher", "new_teacher")
-            if (needed := getattr(planned, role)) is not None
-        }
+        models = {role: self._run(needed) for role, needed in planned.models.items()}
         config = distributed.on_rank0(lambda: self._describe(planned, models))
         folder = self.folder / planned.name
         found, _ = distributed.on_rank0(lambda: _matching(folder, config))
@@ -162,7 +190,7 @@ class Study:
         sets = self.split.class_sets(stage).items()
         known = set(channels_of(learned))
         sets = {task: classes for task, classes in sets if known.issuperset(channels_of(classes))}
-        config["environment"] = environment(self.config)
+        config["environment"] = environment(self.config) | _rounded_teachers(models, folder.name)
         checkpoint = FileCheckpoint(folder.with_name(f".{folder.name}.checkpoint"), config)
         monitored = self.data.monitor_set(stage.name, height, labels)
         observers = {"monitor": Monitor(monitored, sets, self.show), "checkpoint": checkpoint}
@@ -216,6 +244,19 @@ class Study:
         }
 
 
+def _rounded_teachers(models: Mapping[str, Run], name: str) -> dict[str, str]:
+    """What a run records if its teachers have rounded weights, or were trained from such."""
+    for run in models.values():
+        if rounded := run.rounded or run.config.get("environment", {}).get("teacher_weights"):
+            if run.rounded and distributed.is_rank0():
+                print(
+                    f"The weights of {run.folder.name} are rounded to {rounded}; {name} is trained "
+                    "from them and records it, so no table mixes it with runs that are not"
+                )
+            return {"teacher_weights": rounded}
+    return {}
+
+
 def _as_method(method: str | Method) -> Method:
     if isinstance(method, Method):
         return method
@@ -223,9 +264,10 @@ def _as_method(method: str | Method) -> Method:
     return known[method] if isinstance(method, str) and method in known else get_method(method)
 
 
-def _may_be_folder(path: Path) -> bool:
-    """Whether a path is a folder, or can be made one."""
-    return next(p for p in (path, *path.parents) if p.exists()).is_dir()
+def check_folder(runs: str | Path, folder: Path) -> None:
+    """A ValueError if a folder in RUNS is none, and cannot be made."""
+    if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
+        raise ValueError(f"RUNS is {runs!r}, which is a file; wanted a folder, or a new name")
 
 
 def _matching(folder: Path, config: dict) -> tuple[Run | None, list[str]]:

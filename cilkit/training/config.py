@@ -113,7 +113,7 @@ def get_config(preset: str, **changes: object) -> TrainConfig:
 
 
 # what in a run's environment changes scores; the number of threads, for example, last digits only
-DECISIVE = ("torch", "torchvision", "machine", "device", "precision")
+DECISIVE = ("torch", "torchvision", "machine", "device", "precision", "teacher_weights")
 
 
 def differences(found: dict, wanted: dict) -> list[str]:
