@@ -19,7 +19,7 @@ from snakemake.utils import available_cpu_count
 
 from cilkit.checks import unknown
 from cilkit.files import resolve
-from cilkit.methods import FIRST_STAGE, METHODS, SS
+from cilkit.methods import FIRST_STAGE, LATER_METHODS, METHODS, SS
 from cilkit.methods import CIL, CIL_UNWEIGHTED, FE, FT, LWM, LWOF, MICHIELI
 from cilkit.study.batch import read
 
@@ -39,6 +39,7 @@ DATA_LOG, RESULTS_LOG = STUDY.parent / "logs" / "data.txt", STUDY / "logs" / "12
 SOURCES = sorted(map(str, [*Path("cilkit").rglob("*.py"), *Path("cilkit/resources").rglob("*.*")]))
 THREADS = max(1, available_cpu_count() // 2)  # two trainings side by side use two cores best
 
+LATER = [method for method in LATER_METHODS.values() if method in BATCH.methods]  # 13 trains none
 UP_TO_LWOF = [FIRST_STAGE, SS, FT, FE, LWOF]
 SHOWN = {  # notebook: whose runs it looks at; it would train those that are missing
     "00_start_here": [],
@@ -53,6 +54,7 @@ SHOWN = {  # notebook: whose runs it looks at; it would train those that are mis
     "09_michieli": [*UP_TO_LWOF, LWM, MICHIELI],
     "10_cil": [FIRST_STAGE, SS, *METHODS.values()],
     "11_entropy_weights": [FIRST_STAGE, LWOF, CIL_UNWEIGHTED, CIL],
+    "13_after_the_paper": [FIRST_STAGE, MICHIELI, CIL, *LATER],
 }
 TRAINED = [FIRST_STAGE, *BATCH.methods]
 NOTEBOOKS = [name for name, shown in SHOWN.items() if all(one in TRAINED for one in shown)]

@@ -23,6 +23,7 @@ _EXPORTS = {  # what a notebook imports from here, and the module it is in, impo
 }
 _MODULES = {  # modules that notebooks use by name
     "claims": "results.claims",
+    "feedback": "explore.feedback",
     "machine": "study.machine",
     "pixels": "explore.pixels",
     "plots": "explore.plots",

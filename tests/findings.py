@@ -28,6 +28,7 @@ class Finding:
 OTHERS = ("FT", "FE", "LWOF", "LWM", "Michieli")
 PLAIN = "CIL (w/o weights)"
 CILS = (PLAIN, "CIL")
+LATER = ("ILT", "MiB", "PLOP")
 
 
 def cost(s: Scores, stage: str, task: str) -> float:
@@ -464,5 +465,51 @@ FINDINGS = [
         "SS is ahead of all by more than 5 points",
         lead("SS", [*OTHERS, *CILS], "T3", "task123", by=CLOSE),
         study=CAMVID,
+    ),
+    Finding(
+        "RESULTS.md",
+        "All three are below CIL in Task 1∪2∪3.",
+        lead("CIL", LATER, "T3", "task123"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "In Task 1 they are within two points of CIL or above it.",
+        lambda s: 2 + min(s(m, "T3", "task1") for m in LATER) - s("CIL", "T3", "task1"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "ILT is below Michieli in Task 1∪2∪3",
+        lead("Michieli", ["ILT"], "T3", "task123"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "MiB is the lowest of the three in Task 1∪2 after T2",
+        lambda s: min(s(m, "T2", "task12") for m in ("ILT", "PLOP")) - s("MiB", "T2", "task12"),
+    ),
+    Finding(
+        "RESULTS.md",
+        "PLOP is the lowest in Task 2.",
+        lambda s: min(s(m, "T2", "task2") for m in ("ILT", "MiB")) - s("PLOP", "T2", "task2"),
+    ),
+    # 13_after_the_paper
+    Finding(
+        "13_after_the_paper",
+        "All three keep Task 1 nearly as well as CIL or better.",
+        lambda s: 2 + min(s(m, "T3", "task1") for m in LATER) - s("CIL", "T3", "task1"),
+    ),
+    Finding(
+        "13_after_the_paper",
+        "But all three learn less of Task 2 in T2 than CIL,",
+        lead("CIL", LATER, "T2", "task2"),
+    ),
+    Finding(
+        "13_after_the_paper",
+        "and are below it across all tasks after T3.",
+        lead("CIL", LATER, "T3", "task123"),
+    ),
+    Finding(
+        "13_after_the_paper",
+        "ILT is below Michieli in Task 1∪2∪3.",
+        lead("Michieli", ["ILT"], "T3", "task123"),
     ),
 ]

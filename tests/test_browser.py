@@ -315,3 +315,23 @@ def test_notebook_01_by_key(run_all, tmp_path):
         explorer.press("image", "ArrowRight")
         explorer.says("Image 1 of T3, ")
     explorer.screenshot("split_after")
+
+
+def test_the_questions_of_notebook_03_by_key(run_all, tmp_path):
+    page = run_all("03_losses", tmp_path)
+    question = page.locator(".jp-MarkdownCell", has_text="Question 2.")
+    answers = question.locator("details")
+    reasons = answers.locator("p")
+    expect(reasons).to_have_count(3)
+    answers.first.locator("summary").focus()
+    for k, key in enumerate(("Enter", "Space", "Enter")):
+        expect(answers.nth(k).locator("summary")).to_be_focused()
+        expect(reasons.nth(k)).to_be_hidden()
+        page.keyboard.press(key)
+        expect(reasons.nth(k)).to_be_visible()
+        expect(reasons.nth(k)).to_contain_text("Right." if k == 2 else "Not quite.")
+        page.keyboard.press("Tab")
+    expect(question.locator("mjx-container").last).to_be_visible()
+    expect(page.locator(".jp-Notebook.jp-mod-editMode")).to_have_count(0)  # Enter edits no cell
+    if SCREENSHOTS:
+        question.screenshot(path=Path(SCREENSHOTS) / "question.png")

@@ -22,7 +22,7 @@ from safetensors import torch as safetensors
 from torch import nn
 
 from cilkit.classes import RULES, UNLISTED_ID, Split
-from cilkit.data.png import read_label_ids
+from cilkit.data.image_files import read_label_ids
 from cilkit.data.scenes import open_folder
 from cilkit.metrics import MeanIoU
 from cilkit.networks.weights import load_weights

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cilkit.data import png
+from cilkit.data import image_files
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
 from cilkit.splits import SPLITS, load_split
@@ -124,8 +124,8 @@ def test_foreign_ids_in_any_file_are_named_before_anything_is_trained(folder):
 
 def test_a_label_file_is_read_once_and_again_when_it_changes(folder, monkeypatch):
     read = []
-    real = png.ids_in
-    monkeypatch.setattr(png, "ids_in", lambda file: read.append(file) or real(file))
+    real = image_files.ids_in
+    monkeypatch.setattr(image_files, "ids_in", lambda file: read.append(file) or real(file))
     for _ in range(2):
         check_labels(open_data(folder))
     assert len(read) == len(set(read)) == 17 + 3

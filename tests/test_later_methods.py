@@ -11,6 +11,7 @@ from torch import nn
 from cilkit.classes import HIDDEN, VOID
 from cilkit.losses import masked_distillation
 from cilkit.methods import LATER_METHODS, METHODS, Context, Step, get_method, trainable
+from cilkit.methods.background import start_as_background
 from cilkit.methods.ilt import FEATURE_WEIGHT as ILT_WEIGHT
 from cilkit.methods.ilt import ilt_loss
 from cilkit.methods.mib import DISTILLATION_WEIGHT, mib_loss, mib_prepare
@@ -282,10 +283,11 @@ def test_a_background_reaches_mib_through_a_training(scenes, tiny, make_network)
     torch.testing.assert_close(weights[:, 5:], weights[:, 3:4].expand(16, 6, 2, 2))
 
 
-def test_new_classes_of_mib_start_with_equal_shares_of_the_background(make_network):
+@pytest.mark.parametrize("name", ["MiB", "PLOP"])
+def test_new_classes_start_with_equal_shares_of_the_background(make_network, name):
     teacher = make_network(5).eval()
     student = teacher.widened(6).eval()
-    assert mib_prepare(context(student, teacher, 3)) is mib_loss
+    LATER_METHODS[name].prepare(context(student, teacher, 3))
     images = torch.rand(2, 3, 16, 24, generator=torch.Generator().manual_seed(0))
     with torch.no_grad():
         before, after = teacher(images).softmax(dim=1), student(images).softmax(dim=1)
@@ -310,17 +312,17 @@ def test_the_share_is_the_same_with_several_last_layers():
     with torch.no_grad():
         for ours, theirs in zip(student.parameters(), teacher.parameters(), strict=True):
             ours[:5] = theirs
-    mib_prepare(context(student, teacher, 0))
+    start_as_background(context(student, teacher, 0))
     x = torch.rand(2, 11, 4, 4)
     before, after = teacher(x).softmax(dim=1), student(x).softmax(dim=1)
     torch.testing.assert_close(after[:, 5:], (before[:, :1] / 7).expand(2, 6, 4, 4))
 
 
-def test_without_a_background_mib_starts_like_other_methods(make_network):
+def test_without_a_background_new_classes_start_as_in_other_methods(make_network):
     teacher = make_network(5)
     student = teacher.widened(6)
     before = [parameter.clone() for parameter in student.parameters()]
-    mib_prepare(context(student, teacher, None))
+    assert mib_prepare(context(student, teacher, None)) is mib_loss
     assert all(p.equal(q) for p, q in zip(student.parameters(), before, strict=True))
 
 

@@ -47,6 +47,7 @@ LEAVES = {  # the runs that a notebook must have made or found
     "10_cil": ["CIL_T2", "CIL_T3", "CIL_wo_weights_T2", "CIL_wo_weights_T3"],
     "11_entropy_weights": ["CIL_T3", "CIL_wo_weights_T3", "LWOF_T2"],
     "12_results": [],
+    "13_after_the_paper": ["CIL_T2", "Michieli_T2"],
 }
 
 

@@ -7,7 +7,7 @@ from conftest import first_image, first_label
 from PIL import Image
 
 from cilkit.classes import VOID
-from cilkit.data import png
+from cilkit.data import image_files
 from cilkit.data import scenes as datasets
 from cilkit.data.label_check import check_labels
 from cilkit.data.scenes import open_data
@@ -169,8 +169,8 @@ def test_a_partition_reads_no_label_to_know_the_images_of_a_stage(folder, monkey
 
 
 def test_each_label_is_read_once_for_all_stages_and_the_check(voc_folder, monkeypatch):
-    read, real = [], png.ids_in
-    monkeypatch.setattr(png, "ids_in", lambda file: read.append(file) or real(file))
+    read, real = [], image_files.ids_in
+    monkeypatch.setattr(image_files, "ids_in", lambda file: read.append(file) or real(file))
     data = open_data(voc_folder)
     check_labels(data)
     data.single_stage("T2")

@@ -333,6 +333,30 @@ def test_a_page_can_be_read_on_a_phone_and_its_formulas_are_set(visit, name):
         assert image.evaluate("image => image.complete && image.naturalWidth > 0")
 
 
+def test_the_answers_to_a_question_open_by_key_without_scripts(browser, site):
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((site / "notebooks" / "03_losses.html").as_uri())
+    answers = page.locator("article details:not([class])")
+    assert answers.count() == 12
+    for answer, key in zip(answers.all(), ["Enter", "Space"] * 6, strict=True):
+        reason = answer.locator("p")
+        assert not reason.is_visible()
+        answer.locator("summary").focus()
+        page.keyboard.press(key)
+        reason.wait_for()
+        assert reason.inner_text().startswith(("Right. ", "Not quite. "))
+    page.close()
+
+
+def test_the_formulas_of_an_answer_are_set(visit):
+    page = visit("notebooks/03_losses", 390)
+    page.evaluate("() => document.querySelectorAll('article details').forEach(d => d.open = true)")
+    inside = "[...document.querySelectorAll('article details:not([class]) .math')]"
+    heights = page.evaluate(f"() => {inside}.map(f => f.getBoundingClientRect().height)")
+    assert len(heights) >= 10 and min(heights) > 5
+    assert page.evaluate(OVER_THE_EDGE) == []
+
+
 def test_the_search_finds_a_function_without_a_server(visit):
     page = visit("search", 1280)
     page.goto(page.url + "?q=entropy_weight")

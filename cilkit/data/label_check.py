@@ -3,7 +3,7 @@
 import json
 
 from cilkit.classes import LabelClass, Split, channels_of
-from cilkit.data.png import check_ids, ids_by_file
+from cilkit.data.image_files import check_ids, ids_by_file
 from cilkit.data.scenes import StreetScenes
 from cilkit.splits import SPLITS
 

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from cilkit.checks import unknown
 from cilkit.classes import RULES, Split
-from cilkit.data.png import JPEG, LOSSY
+from cilkit.data.image_files import JPEG, LOSSY
 from cilkit.files import GUIDE
 from cilkit.splits import SPLITS, kit_splits
 

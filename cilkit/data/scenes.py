@@ -9,9 +9,9 @@ from typing import Literal
 
 from cilkit.checks import check_path, nearest
 from cilkit.classes import RULES, Split, Stage
+from cilkit.data.image_files import ids_by_file, unreadable
 from cilkit.data.images import LabelledImages, evenly_spaced
 from cilkit.data.layouts import Sample, find_layout, read_samples
-from cilkit.data.png import ids_by_file, unreadable
 from cilkit.data.store import DecodedImages
 from cilkit.files import GUIDE, ROOT, resolve
 from cilkit.splits import load_split

@@ -23,8 +23,8 @@ from torchvision.transforms import v2
 from tqdm import tqdm
 
 from cilkit.classes import Split
+from cilkit.data.image_files import read_image, read_label_ids, read_size, unreadable
 from cilkit.data.layouts import Sample
-from cilkit.data.png import read_image, read_label_ids, read_size, unreadable
 from cilkit.files import ROOT, write_atomic
 from cilkit.limits import usable_cores
 

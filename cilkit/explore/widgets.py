@@ -39,6 +39,7 @@ from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
 from cilkit.study.runs import NOTEBOOKS, Run, score_columns
 from cilkit.study.study import Study
 
+LIMITS = (1, 8)  # of the scale of weights, wherever the sliders stand
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 
 
@@ -166,8 +167,9 @@ def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
         alpha = weights(logits, temperature, strength)  # (H, W)
         prediction = logits.argmax(dim=0)
         figure = plots.entropy_weights(
-            pixels, labels, prediction, alpha, split, over_set, focus or None, opacity, figure
-        )
+            pixels, labels, prediction, alpha, split, over_set, focus or None, opacity, figure,
+            teacher=f"teacher {teacher}", limits=LIMITS,
+        )  # fmt: skip
         known = over_set.dropna()
         sentence = (
             f"Mean weight {alpha.mean():.2f}. By class, over the set, it goes from "

@@ -10,8 +10,8 @@ from torch import Tensor
 from cilkit.methods.base import Method, Step
 from cilkit.methods.michieli import michieli_loss
 
-# Of L''_D, which is a mean over channels here: the weight in the ILT that the authors of PLOP
-# released. Their L'_D is also a mean, over classes, times 100; that of eq. (8) has weight 1.
+# Of L''_D, a mean over all entries: the weight that the released code of MiB and of PLOP gives it,
+# which both compare with ILT. Their L'_D is a mean over classes, times 100; eq. (8) has weight 1.
 FEATURE_WEIGHT = 100.0
 
 

@@ -7,17 +7,16 @@ classes together play its part in the cross-entropy, all old classes follow the 
 classes other than the background, and new channels start as in other methods.
 """
 
-import math
-
 import torch
 from torch import Tensor
 
 from cilkit.classes import HIDDEN, restrict
 from cilkit.losses import cross_entropy, masked_distillation
+from cilkit.methods.background import start_as_background
 from cilkit.methods.base import Context, Method, Step, StepLoss
 
-# lambda for Pascal VOC in the authors' released code, where the distillation of a pixel is the mean
-# over the old classes; that of eq. (3) is the sum, so it is divided by their number below
+# lambda of the authors' released code. There the distillation of a pixel is the mean over the old
+# classes; eq. (3) of Klingner et al. has their sum, so lambda is divided by their number below
 DISTILLATION_WEIGHT = 10.0
 
 
@@ -38,22 +37,8 @@ def mib_loss(step: Step) -> dict[str, Tensor]:
 
 
 def mib_prepare(context: Context) -> StepLoss:
-    """The loss; before, the background and the N new classes share the background's probability.
-
-    The new channels get the weights of the background's, and all N + 1 its bias minus log(N + 1).
-    """
-    if context.background is None:
-        return mib_loss
-    old, new = dict(context.teacher.named_parameters()), context.stage.new
-    sharing = [context.background, *range(new.start, new.stop)]
-    last = {n: p for n, p in context.student.named_parameters() if p.shape != old[n].shape}
-    biases = sum(parameter.dim() == 1 for parameter in last.values())  # their sum counts
-    for name, parameter in last.items():
-        (dim,) = [d for d, size in enumerate(old[name].shape) if parameter.shape[d] != size]
-        channels = parameter.data.movedim(dim, 0)  # (O+N, ...), the same numbers
-        channels[new] = channels[context.background].clone()
-        if parameter.dim() == 1:
-            channels[sharing] -= math.log(len(sharing)) / biases
+    """The loss; before, new channels start as the background's where there is one."""
+    start_as_background(context)
     return mib_loss
 
 

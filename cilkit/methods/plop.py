@@ -12,6 +12,7 @@ from torch import Tensor
 
 from cilkit.classes import HIDDEN, VOID
 from cilkit.losses import local_pod, true_log_y
+from cilkit.methods.background import start_as_background
 from cilkit.methods.base import Context, Method, Step, StepLoss
 from cilkit.methods.pseudo_labels import median_entropies, pseudo_labels
 
@@ -48,7 +49,8 @@ def layer_distance(step: Step, y: Tensor, teacher_y: Tensor) -> Tensor:
 
 
 def plop_prepare(context: Context) -> StepLoss:
-    """The loss with a threshold for each old class: the median entropy where it is predicted."""
+    """The loss; a threshold is the median entropy where the class is predicted. See MiB's start."""
+    start_as_background(context)
     return partial(plop_loss, thresholds=context.over_images(median_entropies))
 
 

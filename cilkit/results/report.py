@@ -16,21 +16,23 @@ import pandas as pd
 
 from cilkit.classes import joined, task_title
 from cilkit.files import ROOT, resolve, write_atomic
-from cilkit.methods import CIL, FIRST_STAGE, METHODS, SS
+from cilkit.methods import CIL, FIRST_STAGE, LATER_METHODS, METHODS, SS
 from cilkit.results import claims, reference
 from cilkit.results.scores import (
     by_seed,
+    methods_of,
     our_scores,
     paper_scores,
     score,
     split_of,
     standard_deviation,
 )
-from cilkit.results.tables import differences
+from cilkit.results.tables import AFTER_THE_PAPER, differences
 from cilkit.study.runs import Run
 
 PAGE = ROOT / "RESULTS.md"
 TRIALS = ROOT / "benchmarks" / "trials.csv"  # benchmarks/trials.py writes it
+VARIANTS = ROOT / "benchmarks" / "variants.csv"  # benchmarks/variants.py writes it
 BLOCK = re.compile(r"(<!-- (\w+)((?: [\w/]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "Not measured yet.\n"
 WORDS = {"holds": "hold", "does not hold": "fail", "undecided": "are undecided"}
@@ -53,7 +55,17 @@ def _block(match: re.Match) -> str:
 
 def scores(data: str, preset: str) -> str:
     """Mean ± standard deviation of each score, beside the paper's in brackets."""
+    return _scores(reference.load(data, preset), [SS.name, *METHODS])
+
+
+def later(data: str, preset: str) -> str:
+    """The same for the methods that came after the paper, and those that they vary."""
     found = reference.load(data, preset)
+    measured = set(methods_of(found))
+    return _scores(found, AFTER_THE_PAPER) if measured.issuperset(LATER_METHODS) else NOTHING
+
+
+def _scores(found: Sequence[Run], methods: Sequence[str]) -> str:
     if not found:
         return NOTHING
     split = split_of(found)
@@ -71,7 +83,7 @@ def scores(data: str, preset: str) -> str:
     names, tasks = [stage.name for stage in split.stages], split.tasks
     rows = [["(all methods)", names[0], *(cell(names[0], FIRST_STAGE.name, t) for t in tasks)]]
     for number, stage in enumerate(names[1:], start=2):
-        for method in (SS.name, *METHODS):
+        for method in methods:
             trained = f"one, up to {stage}" if method == SS.name else " ".join(names[:number])
             rows.append([method, trained, *(cell(stage, method, task) for task in tasks)])
     return _markdown(["method", "stages", *map(task_title, tasks)], rows)
@@ -143,13 +155,28 @@ def trials() -> str:
     return _markdown([name.replace("_", " ") for name in found], found.to_numpy().tolist())
 
 
+def variants() -> str:
+    """Scores of methods with one part changed, mean ± standard deviation, a row a variant."""
+    found = pd.read_csv(VARIANTS)
+    tasks = [task for task in found if task.startswith("task")]
+    by_variant = found.groupby("variant", sort=False)[tasks]
+    mean, deviation = by_variant.mean(), by_variant.std()
+    rows = [
+        [name, *(f"{mean.loc[name, task]:.1f} ± {deviation.loc[name, task]:.1f}" for task in tasks)]
+        for name in mean.index
+    ]
+    return _markdown(["variant", *map(task_title, tasks)], rows)
+
+
 BLOCKS: dict[str, Callable[..., str]] = {
     "scores": scores,
+    "later": later,
     "minus": minus,
     "ledger": ledger,
     "verdicts": verdicts,
     "measured": measured,
     "trials": trials,
+    "variants": variants,
 }
 
 

@@ -52,6 +52,7 @@ TABLES = {
         [method.name for method in (LWOF, LWM, MICHIELI, CIL_UNWEIGHTED, CIL)],
     ),
 }
+AFTER_THE_PAPER = [SS.name, MICHIELI.name, CIL.name, *LATER_METHODS]  # the rows of that table
 
 
 def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
@@ -71,8 +72,7 @@ def comparison(table: str, found: Sequence[Run]) -> pd.DataFrame:
 
 def after_the_paper(found: Sequence[Run]) -> pd.DataFrame:
     """ILT, MiB and PLOP beside SS and the paper's methods that they vary, as in `comparison`."""
-    shown = [SS.name, MICHIELI.name, CIL.name, *LATER_METHODS]
-    return _beside_the_papers(found, shown)
+    return _beside_the_papers(found, AFTER_THE_PAPER)
 
 
 def _beside_the_papers(found: Sequence[Run], methods: list[str]) -> pd.DataFrame:

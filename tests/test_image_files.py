@@ -3,7 +3,7 @@ import pytest
 from conftest import first_image, first_label
 from PIL import ExifTags, Image
 
-from cilkit.data.png import ids_in, read_image, read_label_ids, read_size
+from cilkit.data.image_files import ids_in, read_image, read_label_ids, read_size
 from cilkit.data.scenes import open_data
 from cilkit.splits import load_split
 
