@@ -122,6 +122,9 @@ def test_notebook(notebook, toys, runs, tmp_path, request):
         if output.get("name") == "stderr" and "Warning" in output.get("text", "")
     ]
     assert not errors, errors
+    shown = [o.data for cell in executed.cells for o in cell.get("outputs", []) if "data" in o]
+    figures = [data for data in shown if data.get("text/plain", "").startswith("<Figure")]
+    assert all("image/png" in data for data in figures), "a figure is shown as text"
     folder = runs / "toys" / "smoke" / "seed0"
     for name in LEAVES[notebook]:
         scores = json.loads((folder / name / "scores.json").read_text())

@@ -652,7 +652,7 @@ def _panels(
     key = LINE * (-(-len(legend) // across) + 0.5) if legend else 0
     below = key + (2.4 * LINE if bar else 0)
     tall = sum(heads) + len(titles) * (high + GAP) + below
-    fig, axes, top = Figure(figsize=(WIDTH, tall)), [], tall
+    fig, axes, top = _figure(tall), [], tall
     for row, head in zip(titles, heads, strict=True):
         top -= head + high
         axes.append([])
@@ -699,7 +699,7 @@ def _sheet(
     To make axes with their ticks takes as long as to draw on them.
     """
     if figure is None:
-        figure = Figure(figsize=(WIDTH, height))
+        figure = _figure(height)
         for place in places:
             ax = figure.add_axes(place)
             ax.set_title("", y=1)  # it stays there, and so do labels: no text is measured for them
@@ -711,6 +711,13 @@ def _sheet(
             artist.remove()
         ax.relim()
     return figure
+
+
+def _figure(height: float) -> Figure:
+    """An empty figure as wide as a page; Jupyter shows one as a picture only if pyplot makes it."""
+    fig = plt.figure(figsize=(WIDTH, height))
+    plt.close(fig)
+    return fig
 
 
 def _thinned(x: Tensor) -> Tensor:
