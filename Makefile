@@ -45,7 +45,7 @@ export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
 # in a container, often; JupyterLab stays on this machine, with a token
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 
-.PHONY: study graph report site test lab bench constraints
+.PHONY: study graph report site class test lab bench constraints
 
 # Execute the notebooks and print Tables II and III, for each data set, preset and seed that is
 # asked for: SEEDS=0,1,2 METHODS=CIL,LWOF PROFILE=slurm. What is done is not done again.
@@ -67,6 +67,10 @@ report: $(READY)
 # The executed notebooks, README and API reference as a static site in data/site
 site: study
 	$(BIN)/python -m book $(CHOSEN)
+
+# Notebooks for students and for the instructor, and a lecture as slides, in class/
+class: $(READY)
+	$(BIN)/python -m book.class_edition $(CHOSEN)
 
 test: $(TESTED)
 	$(BIN)/python -m pytest
