@@ -41,10 +41,10 @@ LEAVES = {  # the runs that a notebook must have made or found
     "03_losses": [],
     "04_metrics": ["T1"],
     "05_train_t1": ["T1", "SS_T2", "SS_T3"],
-    "06_ft_fe": ["T1", "FT_T2", "FT_T3", "FE_T2", "FE_T3"],
-    "07_lwof": ["LWOF_T2", "LWOF_T3"],
-    "08_lwm": ["LWM_T2", "LWM_T3", "LWM_teacher_T2", "LWM_teacher_T3"],
-    "09_michieli": ["Michieli_T2", "Michieli_T3"],
+    "06_ft_fe": ["T1", "FT_T2", "FE_T2"],
+    "07_lwof": ["LWOF_T2"],
+    "08_lwm": ["LWM_T2", "LWM_teacher_T2"],
+    "09_michieli": ["Michieli_T2"],
     "10_cil": ["CIL_T2", "CIL_T3", "CIL_wo_weights_T2", "CIL_wo_weights_T3"],
     "11_entropy_weights": ["CIL_T3", "CIL_wo_weights_T3", "LWOF_T2"],
     "12_results": [],
@@ -123,9 +123,11 @@ def test_notebook(notebook, toys, runs, tmp_path, request):
         if output.get("name") == "stderr" and "Warning" in output.get("text", "")
     ]
     assert not errors, errors
-    shown = [o.data for cell in executed.cells for o in cell.get("outputs", []) if "data" in o]
+    shown = [
+        output.get("data", {}) for cell in executed.cells for output in cell.get("outputs", [])
+    ]
     figures = [data for data in shown if data.get("text/plain", "").startswith("<Figure")]
-    assert all("image/png" in data for data in figures), "a figure is shown as text"
+    assert all("image/png" in data for data in figures), "a figure is not shown as a picture"
     folder = runs / "toys" / "smoke" / "seed0"
     for name in LEAVES[notebook]:
         scores = json.loads((folder / name / "scores.json").read_text())

@@ -1,11 +1,15 @@
 from io import BytesIO
+from itertools import pairwise
 
+import nbformat
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.text import Text
+from nbclient import NotebookClient
 
 from cilkit.classes import Split, task_title
 from cilkit.explore import plots
@@ -199,3 +203,238 @@ def test_every_set_of_cities_has_a_marker_of_its_own(own):
     figure = plots.city_colours(grey, home)
     names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
     assert names == list(home.values())
+
+
+# all figures
+
+PAPER = load_split()
+CHANNEL = {name: PAPER.channel(name) for name in PAPER.names()}
+SIZE = (64, 128)
+
+
+def picture() -> torch.Tensor:
+    return torch.full((3, *SIZE), 0.5)
+
+
+def street() -> torch.Tensor:
+    """Labels (H, W): road, a large car left of a large truck, and a bus too small for its name."""
+    labels = torch.full(SIZE, CHANNEL["road"])
+    labels[8:40, 8:56], labels[8:40, 64:120] = CHANNEL["car"], CHANNEL["truck"]
+    labels[48:52, 60:64] = CHANNEL["bus"]
+    return labels
+
+
+def weight_figure(**settings) -> Figure:
+    alpha = torch.linspace(1, 3.5, 64 * 128).view(SIZE)
+    over_set = pd.Series(1.5, PAPER.names())
+    return plots.entropy_weights(picture(), street(), street(), alpha, PAPER, over_set, **settings)
+
+
+def history(*terms: str) -> pd.DataFrame:
+    values = {term: [k + 2.0, k + 1.0] for k, term in enumerate(terms)}
+    return pd.DataFrame({"epoch": [1, 2], "learning_rate": 0.1, **values, "seconds": 1.0})
+
+
+def counts(split: Split) -> pd.DataFrame:
+    return pd.DataFrame(np.eye(len(split.classes)) + 1, split.names(), split.names())
+
+
+GRADIENT = torch.linspace(-1, 1, 11)
+IOUS = {name: pd.Series(50.0, PAPER.names()) for name in ("FT", "CIL (w/o weights)", "CIL")}
+LOGITS = torch.randn(11, *SIZE, generator=torch.Generator().manual_seed(0))
+FIGURES = {
+    "scenes": lambda: plots.scenes(
+        [picture()] * 4, [street()] * 4, PAPER, ["a long title " * 5] * 4
+    ),
+    "views": lambda: plots.views(picture(), {"labels": street(), "FT": street()}, PAPER),
+    "grid": lambda: plots.prediction_grid(
+        [picture()] * 4, {"CIL (w/o weights)": [street()] * 4}, PAPER
+    ),
+    "maps": lambda: plots.maps(picture(), {"mask": street() > 9, "alpha": torch.rand(8, 16)}),
+    "shares": lambda: plots.class_shares(
+        pd.DataFrame({"D1": np.geomspace(3, 9, 19), "D2": 4.0}, PAPER.names()), PAPER
+    ),
+    "losses": lambda: plots.loss_curves({"FT, T2": history("ce"), "LWOF, T2": history("ce", "kd")}),
+    "training": lambda: plots.training(
+        "CIL", history("ce", "mkd").assign(task1=50.0, task2=9.0, task12=7.0)
+    ),
+    "iou": lambda: plots.iou_bars(IOUS, PAPER),
+    "heatmap": lambda: plots.iou_heatmap(IOUS, PAPER),
+    "scores": lambda: plots.score_bars(pd.DataFrame(50.0, ["SS", *METHODS], PAPER.tasks)),
+    "confusion": lambda: plots.confusion(counts(PAPER), "CIL", PAPER),
+    "weights": weight_figure,
+    "later weights": lambda: weight_figure(all_pictures=False, teacher="T2"),
+    "pixel": lambda: plots.pixel(
+        picture(),
+        street(),
+        LOGITS[:5].softmax(0),
+        LOGITS,
+        PAPER,
+        9,
+        9,
+        {"ce": 1.0, "mkd": 2.0},
+        GRADIENT,
+    ),
+    "distributions": lambda: plots.distributions(
+        {"one": torch.ones(5) / 5, "two": torch.eye(5)[0]}, PAPER.names()
+    ),
+    "curves": lambda: plots.curves(
+        torch.arange(3), {"Task 1": torch.arange(3), "other": torch.ones(3)}, "x", "y"
+    ),
+    "features": lambda: plots.feature_maps(
+        {"enc": torch.rand(8, 16, 32), "dec": torch.rand(8, 4, 8)}
+    ),
+    "cities": lambda: plots.city_colours(
+        {name: torch.rand(2, 3) for name in PAPER.train_cities},
+        {c: s.name for s in PAPER.stages for c in s.cities},
+    ),
+}
+
+
+@pytest.fixture(params=FIGURES)
+def figure(request) -> Figure:
+    made = FIGURES[request.param]()
+    made.savefig(BytesIO(), dpi=100)
+    return made
+
+
+def written(figure: Figure) -> list:
+    """The texts that can be seen; the ticks of axes that are switched off are not."""
+    found = figure.findobj(Text)
+    hidden = [text for ax in figure.axes if not ax.axison for text in ax.xaxis.findobj(Text)]
+    hidden += [text for ax in figure.axes if not ax.axison for text in ax.yaxis.findobj(Text)]
+    return [text for text in found if text.get_text().strip() and text not in hidden]
+
+
+def test_no_text_is_smaller_than_ten_points_in_a_figure_of_ten_inches(figure):
+    assert figure.get_figwidth() <= plots.WIDTH == 10
+    assert min(text.get_fontsize() for text in written(figure)) >= plots.TEXT == 10
+
+
+def test_pictures_of_a_row_have_one_height_and_one_upper_edge(figure):
+    shown = [ax for ax in figure.axes if ax.images and ax.images[0].get_array().shape[0] > 1]
+    edges = [ax.get_window_extent() for ax in shown]
+    rows = {}
+    for box in edges:
+        rows.setdefault(round(box.y1), []).append(box.height)
+    for one, other in pairwise(sorted(rows)):
+        assert other - one > min(rows[one]) / 2, "a picture stands a little lower than its row"
+    for heights in rows.values():
+        assert max(heights) - min(heights) < 0.5
+
+
+def test_no_legend_covers_an_axes(figure):
+    legends = [*figure.legends, *(ax.get_legend() for ax in figure.axes if ax.get_legend())]
+    for legend in legends:
+        box = legend.get_window_extent().padded(-1)
+        for ax in figure.axes:
+            bars = [patch.get_window_extent() for patch in ax.patches]
+            lines = [line.get_window_extent() for line in ax.lines]
+            pictures = [image.get_window_extent() for image in ax.images]
+            assert not any(box.overlaps(other) for other in [*bars, *lines, *pictures])
+
+
+def test_pictures_have_a_frame_and_tiny_ones_a_box_for_each_pixel():
+    white = torch.ones(3, 2, 4)
+    figure = plots.views(white, {"labels": torch.zeros(2, 4, dtype=torch.long)}, PAPER)
+    for ax in figure.axes:
+        for spine in ax.spines.values():
+            assert spine.get_visible() and max(to_rgb(spine.get_edgecolor())) < 0.7
+        lines = [len(c.get_segments()) for c in ax.collections]
+        assert lines == [3, 1]  # between four columns and between two rows
+
+
+def test_a_mask_has_two_colours_and_a_legend_in_words():
+    mask = street() == CHANNEL["car"]
+    figure = plots.maps(picture(), {"mask": mask}, words=("teacher speaks", "label speaks"))
+    shown, (inside, outside) = figure.axes[1].images[0].get_array(), map(to_rgb, plots.MASK)
+    assert np.array_equal(shown, np.where(mask[..., None], inside, outside))
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["teacher speaks", "label speaks"]
+    colours = [patch.get_facecolor()[:3] for patch in legend.get_patches()]
+    assert colours == [to_rgb(colour) for colour in plots.MASK]
+    assert len(figure.axes) == 2  # no bar of colours
+
+
+def test_the_scale_of_maps_spans_what_they_show_or_the_given_limits():
+    values = {"one": torch.tensor([[1.0, 2.0]]), "two": torch.tensor([[1.5, 3.5]])}
+    for limits, wanted in ((None, (1, 3.5)), ((0, 8), (0, 8))):
+        *_, one, two, bar = plots.maps(picture(), values, limits).axes
+        assert one.images[0].get_clim() == two.images[0].get_clim() == bar.get_xlim() == wanted
+
+
+def test_the_scale_of_weights_ends_where_they_end_or_at_the_limit():
+    *_, scale, bars = weight_figure().axes
+    assert scale.get_xlim() == bars.get_xlim() == pytest.approx((0, np.log2(3.5)))
+    *_, scale, _ = weight_figure(limits=(1, 2)).axes
+    assert [tick.get_text() for tick in scale.get_xticklabels()] == ["1", "1.5", "2+"]
+
+
+def test_the_panels_of_a_teacher_carry_its_name_and_can_be_had_alone():
+    def titles(figure: Figure) -> list[str]:
+        return [ax.get_title() for ax in figure.axes[:-2]]
+
+    both = ["teacher T1", "weight alpha of teacher T1"]
+    assert titles(weight_figure(teacher="teacher T1")) == ["image", "labels", *both]
+    assert titles(weight_figure(teacher="teacher T1", all_pictures=False)) == both
+
+
+def test_classes_of_like_colours_are_named_in_the_picture_where_there_is_room():
+    labels = street()
+    figure = plots.views(picture(), {"labels": labels}, PAPER, columns=2)
+    places = {text.get_text(): text.get_position() for text in figure.axes[1].texts}
+    assert {"car", "truck"} <= places.keys() and "bus" not in places
+    for name, (column, row) in places.items():
+        assert labels[round(row), round(column)] == CHANNEL[name]
+    assert not overlaps(figure, figure.axes[1].texts)
+
+
+def test_the_class_sets_of_a_confusion_matrix_are_separated_and_named():
+    (ax, _) = plots.confusion(counts(PAPER), "CIL", PAPER).axes
+    ends = [stage.new.stop for stage in PAPER.stages[:-1]]
+    across = [
+        line.get_xdata()[0] for line in ax.lines if line.get_xdata()[0] == line.get_xdata()[1]
+    ]
+    down = [line.get_ydata()[0] for line in ax.lines if line.get_ydata()[0] == line.get_ydata()[1]]
+    assert set(ends) <= set(across) and set(ends) <= set(down)
+    names = [text.get_text() for text in ax.texts if "mathcal" in text.get_text()]
+    assert names == [rf"$\mathcal{{S}}_{{{k}}}$" for k in (1, 2, 3)] * 2
+    (plain, _) = plots.confusion(counts(PAPER)).axes
+    assert not plain.lines
+
+
+def test_a_log_scale_has_plain_numbers():
+    figure = FIGURES["shares"]()
+    figure.savefig(BytesIO())
+    ticks = [tick.get_text() for tick in figure.axes[0].get_yticklabels(which="both")]
+    assert "5" in ticks and not any("10^" in tick for tick in ticks)
+
+
+def test_the_axes_of_losses_say_what_they_show():
+    for name in ("losses", "training"):
+        ax = FIGURES[name]().axes[0]
+        assert ax.get_xlabel() == "epoch" and "loss" in ax.get_ylabel()
+
+
+def test_a_loss_term_has_one_colour_in_all_panels():
+    one, two = FIGURES["losses"]().axes
+    (ce,) = one.lines
+    same, other = two.lines
+    assert ce.get_color() == same.get_color() != other.get_color()
+
+
+def test_the_names_of_cities_do_not_cover_each_other():
+    colours = {name: torch.rand(2, 3, generator=torch.Generator().manual_seed(k))
+               for k, name in enumerate(PAPER.train_cities)}  # fmt: skip
+    figure = plots.city_colours(colours, {c: s.name for s in PAPER.stages for c in s.cities})
+    assert not overlaps(figure, figure.axes[0].texts)
+
+
+def test_the_first_figure_of_a_notebook_is_shown():
+    source = (
+        "import torch\nfrom cilkit import plots\nfrom cilkit.splits import load_split\n"
+        "plots.views(torch.rand(3, 8, 16), {'a': torch.zeros(8, 16).long()}, load_split())"
+    )
+    notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(source)])
+    NotebookClient(notebook, kernel_name="python3").execute()
+    assert "image/png" in notebook.cells[0].outputs[-1]["data"]

@@ -469,8 +469,7 @@ def entropy_weights(
     fig = _sheet(figure, 4.6, [*places, scale_place, (0.8, 0.12, 0.18, 0.78)])
     *panels, scale, bars = fig.axes
     known = over_set.dropna()
-    most = alpha.max().item()
-    low, high = limits or (1, max(2, most, known.max()))
+    low, high = limits or (1, max(2, alpha.max().item(), known.max()))
     span = np.log2([low, high])
     size, here = labels.shape, _means(alpha, labels)
     image, labels, prediction, alpha = map(_thinned, (image, labels, prediction, alpha))
@@ -502,7 +501,7 @@ def entropy_weights(
     _bars_by_class(bars, known, here, split, span)
     ticks = [alpha for alpha in ALPHAS if low <= alpha <= high]
     names = [f"{tick:g}" for tick in ticks]
-    if ticks[-1] == high < max(most, known.max()):
+    if limits is not None and ticks[-1] == high:
         names[-1] += "+"
     for ax in (scale, bars):
         ax.set_xticks(np.log2(ticks), names)
@@ -680,6 +679,13 @@ def _panels(
     return fig, axes
 
 
+def _figure(height: float) -> Figure:
+    """An empty figure; one that pyplot did not make would be no picture as a notebook's first."""
+    fig = plt.figure(figsize=(WIDTH, height))
+    plt.close(fig)
+    return fig
+
+
 def _wrapped(text: str, inches: float) -> str:
     """A text in lines of some inches; one with an equation stays as it is."""
     return text if "$" in text else fill(text, max(8, int(inches / 0.09)), break_long_words=False)
@@ -713,13 +719,6 @@ def _sheet(
     return figure
 
 
-def _figure(height: float) -> Figure:
-    """An empty figure as wide as a page; Jupyter shows one as a picture only if pyplot makes it."""
-    fig = plt.figure(figsize=(WIDTH, height))
-    plt.close(fig)
-    return fig
-
-
 def _thinned(x: Tensor) -> Tensor:
     """A map (..., H, W) with about as many pixels as a panel of a figure can show."""
     step = max(1, x.shape[-1] // 512)
@@ -738,7 +737,8 @@ def _show(ax: Axes, picture: np.ndarray, size: Sequence[int] | None = None) -> N
 
 def _show_labels(ax: Axes, labels: Tensor, split: Split) -> None:
     _show(ax, label_picture(labels, split))
-    _name_regions(ax, labels, split)
+    if labels.shape[1] > TINY:
+        _name_regions(ax, labels, split)
 
 
 def _name_regions(
@@ -758,7 +758,7 @@ def _name_regions(
     taken = []
     for channel in sorted(set(_seen([labels])) & _alike(split), reverse=True):
         name = split.label_name(channel)
-        high, wide = (int(w * part / inches) for part in (TEXT / 72, 0.08 * len(name)))
+        high, wide = (int(w * part / inches) for part in (1.3 * TEXT / 72, 0.085 * len(name)))
         here = (labels == channel).numpy().astype(np.float32)
         covered = uniform_filter(here, (max(1, high), max(1, wide)), mode="constant")
         covered[: high // 2], covered[h - high // 2 :] = 0, 0
@@ -769,7 +769,7 @@ def _name_regions(
             abs(row - r) > (high + a) / 2 or abs(column - c) > (wide + b) / 2
             for r, c, a, b in taken
         )
-        if covered[row, column] >= 0.7 and clear and len(taken) < 1.5 * inches:
+        if covered[row, column] >= 0.7 and clear and len(taken) < inches:
             taken.append((row, column, high, wide))
             scale = size[1] / w
             ax.text(
@@ -842,19 +842,41 @@ def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Fi
             x, y, s=110, color=colours[city].mean(dim=0).tolist(), marker=markers[groups[city]],
             edgecolor="black", zorder=2,
         )  # fmt: skip
-        right, up = ((dots - dot) / np.ptp(dots, axis=0)).T  # to the other dots
-        crowded = np.any((right > 0) & (right < 0.1) & (abs(up) < 0.08))
-        ax.annotate(
-            city, (x, y), (-8 if crowded else 8, 3), textcoords="offset points", fontsize=TEXT,
-            ha="right" if crowded else "left", zorder=3,
-        )  # fmt: skip
     for group, marker in markers.items():
         ax.scatter([], [], s=60, color="white", marker=marker, edgecolor="black", label=group)
     ax.set(xlabel="brightness", ylabel="warmth (red minus blue)")
+    ax.autoscale(False)
     ax.legend(ncols=_legend_columns(list(markers)), **ABOVE)
     sns.despine(ax=ax)
+    _name_dots(ax, dots, list(looks))
     plt.close(fig)
     return fig
+
+
+def _name_dots(ax: Axes, dots: np.ndarray, names: Sequence[str]) -> None:
+    """Write each name beside its dot (n, 2), at the side where it covers the least."""
+    ax.figure.draw_without_rendering()  # from here on places are known
+    centres = ax.transData.transform(dots)  # (n, 2), in pixels
+    inch = ax.figure.dpi
+    high, taken = 1.3 * TEXT / 72 * inch, [(x, y, 0.1 * inch, 0.1 * inch) for x, y in centres]
+    for (x, y), place, name in zip(centres, dots, names, strict=True):
+        wide = 0.085 * len(name) * inch
+        beside, above = 0.14 * inch + wide / 2, 0.1 * inch + high / 2
+        shifts = [(beside, 0), (-beside, 0), (0, above), (0, -above)]
+        shifts += [(i * beside, j * above) for j in (1, -1, 2, -2) for i in (1, -1)]
+        dx, dy = min(
+            shifts,
+            key=lambda shift: sum(
+                max(0, (wide + w) / 2 - abs(x + shift[0] - a))
+                * max(0, (high + h) / 2 - abs(y + shift[1] - b))
+                for a, b, w, h in taken
+            ),
+        )
+        taken.append((x + dx, y + dy, wide, high))
+        ax.annotate(
+            name, place, (dx * 72 / inch, dy * 72 / inch), textcoords="offset points",
+            fontsize=TEXT, ha="center", va="center", zorder=3,
+        )  # fmt: skip
 
 
 def _bars_by_class(
@@ -866,7 +888,13 @@ def _bars_by_class(
     rows, shades = range(len(shown)), split.palette()[channels] / 255
     ax.barh(rows, np.log2(shown), color=shades, edgecolor="0.5", linewidth=0.5)
     ax.scatter(
-        here[channels].log2().clamp(max=span[1]), rows, color="black", s=14, zorder=3, clip_on=False
+        here[channels].log2().clamp(max=span[1]),
+        rows,
+        color="black",
+        edgecolor="white",
+        s=20,
+        zorder=3,
+        clip_on=False,
     )
     ax.set_yticks(rows, shown.index, fontsize=TEXT)
     ax.set(xlim=span, ylim=(-0.6, len(shown) - 0.4))
