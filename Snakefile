@@ -42,7 +42,7 @@ THREADS = max(1, available_cpu_count() // 2)  # two trainings side by side use t
 LATER = [method for method in LATER_METHODS.values() if method in BATCH.methods]  # 13 trains none
 UP_TO_LWOF = [FIRST_STAGE, SS, FT, FE, LWOF]
 SHOWN = {  # notebook: whose runs it looks at; it would train those that are missing
-    "00_start_here": [],
+    "00_start_here": [FIRST_STAGE],
     "01_split_cityscapes": [],
     "02_erfnet": [FIRST_STAGE],
     "03_losses": [],

@@ -29,7 +29,7 @@ SUMS = "SHA256SUMS"  # of what was made; `sha256sum --check SHA256SUMS` reads it
 ANSWER, NOTE = "solution", "instructor"  # tags of cells
 STUB = re.compile(r"# exercise\b( \d+)?")
 TIME = re.compile(r"\*\*Time\*\*: (\d+) minutes? to read, (\d+)( minutes?)? to run")
-MINUTES = re.compile(r"\*\*Instructor\*\*: (\d+) minutes?")
+MINUTES = re.compile(r"\*\*Instructor\*\*: (\d+) minutes?\b")
 LEFT_OUT = "*This is the student edition: the answers are left out.*"
 OVERVIEW = """# Instructor edition
 
@@ -148,7 +148,7 @@ def note_minutes(notebook: NotebookNode) -> list[int]:
     for cell in notebook.cells:
         if tagged(cell, NOTE):
             first = cell.source.partition("\n")[0]
-            if (found := MINUTES.fullmatch(first)) is None:
+            if (found := MINUTES.match(first)) is None:
                 raise ValueError(
                     f"a note begins with {first!r}; wanted '**Instructor**: 5 minutes'"
                 )

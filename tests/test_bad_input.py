@@ -23,6 +23,8 @@ import torch
 from PIL import ExifTags, Image
 from safetensors import torch as safetensors
 
+from cilkit import predict
+from cilkit.data import photograph
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.scenes import open_data
 from cilkit.files import ROOT
@@ -690,6 +692,81 @@ RUN = [
      r"config.json cannot be read \(.*Permission denied.*\); check its permissions"),
 ]
 
+RUN_OF_NONE = r"wanted one such as data/runs/toyscapes/quick/seed0/CIL_T3"
+PREDICT = r"wanted the folder of a run and an image: python -m cilkit.predict data/runs/.*CIL_T3 "
+
+
+def predicted(name: str):
+    """The command, with the run that is there and a file in the folder of the data."""
+    return lambda p: predict.main(str(p.run), str(p.root / name))
+
+
+def large(place: Place) -> None:
+    Image.new("L", (2000, 1500)).save(place.root / "large.png")
+
+
+PICTURE = [
+    ("no arguments", nothing, lambda p: predict.main(), f"given nothing; {PREDICT}street.jpg"),
+    ("a run alone", nothing, lambda p: predict.main(str(p.run)),
+     f"given .*T1; {PREDICT}street.jpg"),
+    ("a name with a space, without quotes", nothing,
+     lambda p: predict.main(str(p.run), "my", "street.jpg"),
+     rf"given .*T1 my street.jpg; {PREDICT}street.jpg \(quote a name with spaces: 'my street.jpg'"),
+    ("image before the run", nothing, lambda p: predict.main(str(p.image), str(p.run)),
+     "leftImg8bit.png is a file; wanted the folder of a run first: python -m cilkit.predict "),
+    ("run that is not there", nothing,
+     lambda p: predict.main(str(p.run.with_name("CIL_T3")), str(p.image)),
+     r"no run 'CIL_T3' in .*seed0 \(found: T1\); 10_cil.ipynb saves 'CIL_T3', run that first"),
+    ("run in a folder that is not there", nothing,
+     lambda p: predict.main(str(p.runs / "typo" / "CIL_T3"), str(p.image)),
+     r"no run 'CIL_T3' in .*typo \(found in .*data.runs: .*\); 10_cil.ipynb saves 'CIL_T3'"),
+    ("folder of runs", nothing, lambda p: predict.main(str(p.runs), str(p.image)),
+     rf"runs is a folder, but not that of a run \(found in it: tinyscapes/smoke/seed0/T1\); "
+     f"{RUN_OF_NONE}"),
+    ("folder without a run", nothing, lambda p: predict.main(str(p.root), str(p.image)),
+     rf"tinyscapes is a folder, but not that of a run \(found in it: none\); {RUN_OF_NONE}"),
+    ("run with an edited config", in_run("config.json", instead('"smoke"', '"quick"')),
+     predicted("street.jpg"), f"config.json {EDITED}"),
+    ("image that is not there", lambda p: p.image.rename(p.root / "street.jpg"),
+     predicted("stret.jpg"),
+     r"no image .*stret.jpg \(did you mean 'street.jpg'\?\); a relative path starts where you are"),
+    ("no path", nothing, lambda p: predict.segment(runs.load(p.run), None),
+     f"IMAGE is None; {A_PATH}"),
+    ("folder of images", nothing, predicted("leftImg8bit"),
+     "leftImg8bit is a folder; wanted one image in it, a JPEG or PNG"),
+    ("empty file", lambda p: (p.root / "a.jpg").touch(), predicted("a.jpg"),
+     "a.jpg is empty, it has 0 bytes; copy or download it again"),
+    ("text", lambda p: (p.root / "a.jpg").write_text("a street"), predicted("a.jpg"),
+     "a.jpg is no JPEG and no PNG, whatever its name says; open it in an image viewer and save"),
+    ("GIF", lambda p: Image.fromarray(RGB).save(p.root / "a.jpg", "GIF"), predicted("a.jpg"),
+     "a.jpg is no JPEG and no PNG, whatever its name says; open it in an image viewer and save"),
+    ("one bit flipped in a PNG", content("image", flipped),
+     lambda p: predict.main(str(p.run), str(p.image)),
+     r"leftImg8bit.png cannot be read as an image \(.*\); copy or download it again, or open it"),
+    ("PNG cut off", lambda p: cut_off(p.image), lambda p: predict.main(str(p.run), str(p.image)),
+     r"leftImg8bit.png cannot be read as an image \(.*\); copy or download it again, or open it"),
+    ("photograph cut off", lambda p: (Image.fromarray(RGB).resize((99, 99)).save(p.root / "a.jpg"),
+                                      cut_off(p.root / "a.jpg")), predicted("a.jpg"),
+     r"a.jpg cannot be read as an image \(.*truncated.*\); copy or download it again, or open it"),
+    ("picture of few pixels", picture("image", RGB[:9, :12]),
+     lambda p: predict.main(str(p.run), str(p.image)),
+     "is 9 pixels high and 12 wide, for the network 8 and 8; wanted 16 or more of both: take a la"),
+    ("picture that is too narrow", picture("image", RGB[:, :1].repeat(99, 0)),
+     lambda p: predict.main(str(p.run), str(p.image)),
+     "is 3168 pixels high and 1 wide, for the network 32 and 8; wanted 16 or more of both"),
+    ("picture that is too long", picture("image", RGB[:16, :1].repeat(2**18 + 8, 1)),
+     lambda p: predict.main(str(p.run), str(p.image)),
+     "is 16 pixels high and 262152 wide, .*; wanted at most 4194304 pixels in all: cut it into"),
+    ("picture that is too large to decode",
+     lambda p: (large(p), p.patch.setattr(photograph, "MOST_PIXELS", 2 * 10**6)),
+     predicted("large.png"),
+     "large.png is too large to decode; wanted at most 2 million pixels: open it in an image"),
+    ("picture of which Pillow says that it is a bomb",
+     lambda p: (large(p), p.patch.setattr(Image, "MAX_IMAGE_PIXELS", 10**6)),
+     predicted("large.png"),
+     "large.png is too large to decode; wanted at most 67 million pixels: open it in an image"),
+]
+
 # fmt: on
 CASES = [
     pytest.param(damage, ask, message, id=f"{kind}: {name}")
@@ -699,6 +776,7 @@ CASES = [
         ("name", NAME),
         ("parameter", PARAMETER),
         ("run", RUN),
+        ("picture", PICTURE),
     )
     for name, damage, ask, message in rows
 ]

@@ -247,7 +247,7 @@ def _move_the_entropy_explorer(explorer: OnPage, study: Study) -> None:
         explorer.press("opacity", "Home")
     test = study.data.test_set("T3", study.config.height, native_labels=False)
     last = study.split.names()[-1]
-    shown = (test[1][1] == study.split.channel(last)).any()
+    shown = (test[2][1] == study.split.channel(last)).any()  # it begins with image 1
     with explorer.another_picture():
         explorer.press("focus", "End")
         explorer.says("Mean weight " if shown else f"This image shows no {last}. Mean weight ")

@@ -16,6 +16,7 @@ from findings import FINDINGS, lead
 from cilkit.results import reference, report
 from cilkit.results.claims import CLOSE, Claim, check
 from cilkit.results.scores import paper_scores
+from cilkit.study import runs
 
 NOTEBOOKS = Path(__file__).resolve().parent.parent / "notebooks"
 
@@ -47,6 +48,17 @@ def test_with_long_the_gap_between_cil_and_ss_is_smaller_than_with_quick():
     gap = Claim("gap", "RESULTS.md", lead("SS", ["CIL"], "T3", "task123"))
     quick, long = (check(reference.load("toyscapes", p), [gap]).iloc[0] for p in ("quick", "long"))
     assert long["high"] < quick["low"]
+
+
+def test_one_run_of_ft_and_ss_decides_across_the_tasks_and_not_in_task_2():
+    assert "The differences of the five seeds have both signs." in prose("05_train_t1")
+    assert "all five have the same sign" in prose("05_train_t1")
+    measured = runs.scores(reference.load("toyscapes", "quick"))
+    of_seed = measured[measured["stage"] == "T2"].set_index(["task", "method", "seed"])["miou"]
+    task2, task12 = (of_seed[t, "FT"] - of_seed[t, "SS"] for t in ("task2", "task12"))
+    assert len(task2) == len(task12) == 5
+    assert task2.min() < 0 < task2.max() and abs(task2.mean()) < task2.std()
+    assert task12.max() < 0 and abs(task12.mean()) > 5 * task12.std()
 
 
 # sentences about benchmarks/variants.csv: MiB and PLOP with one part changed

@@ -498,26 +498,27 @@ def test_a_submitter_runs_the_jobs_in_other_processes(project, toys, tmp_path):
 
 
 def test_what_fails_is_named_and_can_be_read_and_the_rest_goes_on(project, toys):
-    with_notebooks(opened(project), _00_start_here="print('here')", _03_losses="1 / 0")
-    jobs = [stamp(project, job) for job in ("03_losses", "00_start_here")]
+    with_notebooks(opened(project), _01_split_cityscapes="print('here')", _03_losses="1 / 0")
+    jobs = [stamp(project, job) for job in ("03_losses", "01_split_cityscapes")]
     status, said = done(project, *LOCAL, *jobs, "--prioritize", jobs[0], config=smoke(toys))
     assert status != 0
     assert not Path(jobs[0]).exists() and Path(jobs[1]).exists()
     executed = project / "data" / "runs" / "toys" / "smoke" / "seed0" / "notebooks"
     ending = said[said.index("These jobs did not finish") :]
-    assert str(executed / "03_losses.ipynb") in ending and "00_start_here" not in ending
+    assert str(executed / "03_losses.ipynb") in ending and "01_split_cityscapes" not in ending
     # the console names what begins, ends or fails; what papermill and kernels say is in the logs
     log, job = executed.parent / "logs" / "03_losses.txt", "03_losses (toys, smoke, seed 0)"
     assert f"\n{job} FAILED: ZeroDivisionError: division by zero (log: {log})\n" in said
-    assert "\n00_start_here (toys, smoke, seed 0) begins\n" in said
-    assert "\n00_start_here (toys, smoke, seed 0) is done\n" in said and "1 of 2 steps" in said
+    assert "\n01_split_cityscapes (toys, smoke, seed 0) begins\n" in said
+    assert "\n01_split_cityscapes (toys, smoke, seed 0) is done\n" in said
+    assert "1 of 2 steps" in said
     assert "Executing" in log.read_text() and "Executing" not in said and "IPKernelApp" not in said
     cells = nbformat.read(executed / "03_losses.ipynb", as_version=4).cells
     (error,) = [o for cell in cells for o in cell.get("outputs", []) if o.output_type == "error"]
     assert error.ename == "ZeroDivisionError"
     with_notebooks(project, _03_losses="print('mended')")
     status, said = done(project, *LOCAL, *jobs, config=smoke(toys))
-    assert status == 0 and Path(jobs[0]).exists() and "00_start_here" not in said
+    assert status == 0 and Path(jobs[0]).exists() and "01_split_cityscapes" not in said
 
 
 def test_results_are_what_the_notebook_makes_and_those_of_an_earlier_study_stay(project, toys):

@@ -32,6 +32,7 @@ TABLES = [
     "claims",
     "forgetting",
     "between_tasks",
+    "decision_gap",
 ]
 FIGURES = ["figure_4", "seed_dots", "claim_margins", "iou_by_class", "confusion"]
 LEAVES = {  # the runs that a notebook must have made or found
@@ -46,7 +47,7 @@ LEAVES = {  # the runs that a notebook must have made or found
     "08_lwm": ["LWM_T2", "LWM_teacher_T2"],
     "09_michieli": ["Michieli_T2"],
     "10_cil": ["CIL_T2", "CIL_T3", "CIL_wo_weights_T2", "CIL_wo_weights_T3"],
-    "11_entropy_weights": ["CIL_T3", "CIL_wo_weights_T3", "LWOF_T2"],
+    "11_entropy_weights": ["CIL_T3", "CIL_wo_weights_T3"],
     "12_results": [],
     "13_after_the_paper": ["CIL_T2", "Michieli_T2"],
 }
@@ -286,6 +287,23 @@ def test_what_10_trains_only_on_demand_is_trained_once_its_switch_is_set(
     ours = comparison("II", found).xs("ours", axis=1, level=1).xs("CIL (mine)", level="method")
     assert ours.notna().sum(axis=1).tolist() == [3, 5]
     assert not any("CIL (mine)" in line for line in missing_runs(found))
+
+
+@pytest.mark.parametrize("trained", [False, True])
+def test_00_asks_the_first_model_if_it_is_there_and_trains_nothing(
+    trained, toys, runs, tmp_path, request
+):
+    mine = tmp_path / "runs"
+    if trained:
+        request.getfixturevalue("every_run")
+        shutil.copytree(runs / "toys/smoke/seed0/T1", mine / "toys/smoke/seed0/T1")
+    executed = run("00_start_here", toys, mine, tmp_path)
+    (cell,) = [cell for cell in executed.cells if "entropy_explorer" in cell.source]
+    pictures = [o for o in cell.outputs if "image/png" in o.get("data", {})]
+    texts = "".join(o.get("text", "") for o in cell.outputs)
+    assert len(pictures) == trained
+    assert ("No run T1 yet" in texts) == (not trained)
+    assert [found.folder.name for found in find(mine)] == ["T1"] * trained
 
 
 def test_a_notebook_trains_what_a_program_trains_to_the_last_bit(toys, tmp_path):

@@ -18,7 +18,7 @@ MODULES = {
 ORDER = [  # a room imports from itself and from those before it
     *("checks", "subnormals", "limits", "files", "classes", "splits", "toyscapes", "data"),
     *("networks", "losses", "metrics", "fast_metrics", "methods", "training", "study", "results"),
-    "explore",
+    *("explore", "predict"),
 ]
 METHOD_NAMES = {FIRST_STAGE.name, *trainable()}
 

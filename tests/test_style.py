@@ -1,6 +1,7 @@
 """The house rules that a machine can check: pre-commit's hooks and the notebooks' form."""
 
 import ast
+import re
 import subprocess
 import sys
 import tomllib
@@ -50,6 +51,42 @@ def test_a_notebook_has_the_form_that_the_style_asks_for(notebook):
     assert lengths[-1] <= 25
     words = sum(len(c.source.split()) for c in content.cells if c.cell_type == "markdown")
     assert words >= 5 * sum(lengths)
+
+
+TIME = re.compile(r"^\*\*Time\*\*: (\d+) minutes? to read, (\d+) to run", re.MULTILINE)
+FOLDED = re.compile(r"<details>.*?</details>", re.DOTALL)
+
+
+def texts(notebook: Path) -> list[str]:
+    """The Markdown of a notebook that everybody reads: no questions, no notes, nothing folded."""
+    content = nbformat.read(notebook, as_version=4)
+    aside = {"quiz", "instructor"}
+    cells = [cell for cell in content.cells if cell.cell_type == "markdown"]
+    shown = [cell for cell in cells if aside.isdisjoint(cell.metadata.get("tags", []))]
+    return [FOLDED.sub("", cell.source) for cell in shown]
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_a_notebook_is_read_and_run_in_25_minutes(notebook):
+    shown = texts(notebook)
+    assert sum(len(text.split()) for text in shown) <= 1800
+    reading, running = map(int, TIME.search(shown[0]).groups())
+    assert reading + running <= 25
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_stages_are_upright_in_formulas(notebook):
+    for text in texts(notebook):
+        for formula in re.findall(r"\$+[^$]+\$+", text):
+            assert not re.search(r"(?<!mathrm )(?<!mathrm\{)\bT_", formula), formula
+
+
+@pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)
+def test_solutions_are_folded_with_their_output_and_notes_with_their_source(notebook):
+    for cell in cells(notebook, "solution"):
+        assert cell.metadata.jupyter == {"source_hidden": True, "outputs_hidden": True}
+    for cell in cells(notebook, "instructor"):
+        assert cell.metadata.jupyter.source_hidden and cell.source.startswith("**Instructor**")
 
 
 @pytest.mark.parametrize("notebook", NOTEBOOKS, ids=lambda notebook: notebook.stem)

@@ -29,6 +29,7 @@ from cilkit.results.tables import (
     between_tasks,
     by_task,
     comparison,
+    decision_gap,
     differences,
     forgetting,
     highlight,
@@ -841,3 +842,13 @@ def test_a_split_of_one_stage_has_nothing_to_compare(
     monkeypatch.setattr(runs, "find", lambda folder: found)
     main("runs")
     assert capsys.readouterr().out.startswith("One stage alone: no class set was learned after")
+
+
+def test_the_decision_gap_is_the_weighted_mean_of_single_tasks_minus_the_joint_score(make_run):
+    miou = {"task1": 80.0, "task2": 40.0, "task12": 50.0}  # 5 and 6 classes
+    found = [make_run("T1", "T1", 0, {"task1": 90.0}), make_run("CIL", "T2", 0, miou)]
+    found += [make_run("SS", "T2", 0, dict.fromkeys(miou, 70.0))]
+    gap = decision_gap(found)
+    assert gap.loc["CIL", "after T2"] == pytest.approx((5 * 80 + 6 * 40) / 11 - 50)
+    assert gap.loc["SS", "after T2"] == pytest.approx(0)
+    assert gap["after T3"].isna().all() and list(gap.index[:2]) == ["SS", "FT"]

@@ -149,6 +149,40 @@ def maps(
     return fig
 
 
+def segmentation(
+    image: Tensor,
+    labels: Tensor,
+    entropy: Tensor,
+    shares: pd.Series,
+    split: Split,
+    titles: Sequence[str],
+) -> Figure:
+    """A picture, what a network predicts over it, and where it is uncertain, in bits.
+
+    image (3, H, W) in [0, 1]; labels (h, w) channels and entropy (h, w), stretched over the image;
+    shares: class -> % of the picture, largest first, in the legend; `titles` of the three panels.
+    """
+    size = image.shape[-2:]
+    columns = 1 if size[1] > 4 * size[0] else 3  # of a panorama, one below the other
+    grid = [list(titles)] if columns == 3 else [[title] for title in titles]
+    palette = split.palette() / 255
+    legend = [
+        _patch(palette[split.channel(name)], f"{name} {share:.1f} %" if share >= 0.05 else name)
+        for name, share in shares[shares > 0].items()
+    ]
+    fig, axes = _panels(grid, columns, size, legend, bar=True)
+    photograph, overlay, uncertain = [ax for row in axes for ax in row]
+    _show(photograph, _picture(image))
+    _show(overlay, np.repeat(_picture(image).mean(axis=2, keepdims=True), 3, axis=2))
+    _show(overlay, label_picture(labels, split), size)
+    overlay.images[-1].set_alpha(0.6)
+    _name_regions(overlay, labels, split, size)
+    _show(uncertain, entropy.numpy(), size)
+    uncertain.images[0].set(cmap="viridis", clim=(0, max(0.1, entropy.max().item())))
+    fig.colorbar(uncertain.images[0], cax=fig.axes[-1], orientation="horizontal")
+    return fig
+
+
 def class_shares(shares: pd.DataFrame, split: Split) -> Figure:
     """Share of labelled pixels by class, a bar for each column of `shares`, on a log scale.
 

@@ -205,6 +205,26 @@ def _forgetting(found: Sequence[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows).T
 
 
+def decision_gap(found: Sequence[Run]) -> pd.DataFrame:
+    """How badly each method decides between tasks, in points; a row a method, a column a stage.
+
+    It is the mean of the single-task scores, weighted by the number of classes, minus the joint
+    score after that stage: 0 if no pixel of one task is ever taken for another. The mean over
+    seeds; NaN for what has not been run. Raises ValueError for mixed configurations.
+    """
+    ours, stages = our_scores(found), split_of(found).stages
+    columns = {}
+    for stage in stages[1:]:
+        sizes = {at.task: at.new.stop - at.new.start for at in stages[: stage.number]}
+        columns[f"after {stage.name}"] = {
+            method: sum(score(ours, stage.name, method, task) * n for task, n in sizes.items())
+            / stage.seen.stop
+            - score(ours, stage.name, method, stage.joint_task)
+            for method in methods_of(found)
+        }
+    return pd.DataFrame(columns)
+
+
 def field_table(found: Sequence[Run]) -> pd.DataFrame:
     """The scores that the field reports (`runs.field_scores`), in %, indexed by (stage, method).
 

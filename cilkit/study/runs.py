@@ -36,6 +36,7 @@ from cilkit.study.plan import as_file, run_name
 
 WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256SUMS` reads it, too
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
+USUAL, MOST_NAMED = "data/runs", 12  # where runs lie by default; how many a message names
 FIELD = ("old", "new", "all", "average", "forgetting")
 NOTEBOOKS = {  # which notebook makes the runs of a method, in all stages
     FIRST_STAGE.name: "05_train_t1",
@@ -199,20 +200,36 @@ def load(folder: Path | str) -> Run:
     folder = resolve(folder)
     if not is_finished(folder):
         missing = [file for file in FILES if not (folder / file).is_file()]
-        if folder.is_dir():
+        if folder.is_dir() and len(missing) < len(FILES):
             raise FileNotFoundError(
                 f"{folder} is not a finished run, it lacks {', '.join(missing)}; move it away and "
                 "train again"
             )
-        found = ", ".join(run.folder.name for run in find(folder.parent)) or "none"
-        made_by = {as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
-        notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
-        maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
-        raise FileNotFoundError(
-            f"no run {folder.name!r} in {folder.parent} (found: {found}); {maker} "
-            f"{folder.name!r}, run that first"
-        )
+        raise FileNotFoundError(_no_run(folder))
     return without_weights(folder)
+
+
+def _no_run(folder: Path) -> str:
+    """The message for a path where no run lies: those there are, and what makes this one."""
+    above = folder if folder.is_dir() else folder.parent
+    if not above.is_dir():
+        above = resolve(USUAL)
+    found = [run.relative_to(above).as_posix() for run in _finished_below(above)]
+    more = [f"and {len(found) - MOST_NAMED} more"] if len(found) > MOST_NAMED else []
+    named = ", ".join([*found[:MOST_NAMED], *more]) or "none"
+    if folder.is_dir():
+        return (
+            f"{folder} is a folder, but not that of a run (found in it: {named}); wanted one such "
+            f"as {USUAL}/toyscapes/quick/seed0/CIL_T3"
+        )
+    where = "" if above == folder.parent else f" in {above}"
+    made_by = {as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
+    notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
+    maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
+    return (
+        f"no run {folder.name!r} in {folder.parent} (found{where}: {named}); {maker} "
+        f"{folder.name!r}, run that first"
+    )
 
 
 def without_weights(folder: Path) -> Run:
@@ -230,9 +247,12 @@ def find(folder: Path | str) -> list[Run]:
 
     A relative path starts at the project folder, as in Study, wherever a notebook was started.
     """
-    folder = resolve(folder)
+    return [load(folder) for folder in _finished_below(resolve(folder))]
+
+
+def _finished_below(folder: Path) -> list[Path]:
     folders = sorted(file.parent for file in folder.glob("**/scores.json"))
-    return [load(run) for run in folders if is_finished(run) and not _hidden(run, folder)]
+    return [run for run in folders if is_finished(run) and not _hidden(run, folder)]
 
 
 def _hidden(run: Path, below: Path) -> bool:
