@@ -129,22 +129,33 @@ def test_no_cell_of_a_notebook_uses_what_an_answer_has_set(name):
 
 
 def names(source: str) -> tuple[set[str], set[str]]:
-    """The names that a cell sets, and those that it reads, inside of functions as well."""
+    """The names that a cell sets, and those of cells above that it reads, in functions as well."""
     given, used = set(), set()
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, ast.Name):
-            (given if isinstance(node.ctx, ast.Store) else used).add(node.id)
-        elif isinstance(node, ast.FunctionDef | ast.ClassDef):
-            given.add(node.name)
-        elif isinstance(node, ast.Import | ast.ImportFrom):
-            given |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+    for line in ast.parse(source).body:
+        read, arguments = set(), set()
+        for node in ast.walk(line):
+            if isinstance(node, ast.Name) and isinstance(node.ctx, ast.Load):
+                read.add(node.id)
+            elif isinstance(node, ast.Name):
+                given.add(node.id)
+            elif isinstance(node, ast.arg):
+                arguments.add(node.arg)
+            elif isinstance(node, ast.FunctionDef | ast.ClassDef):
+                given.add(node.name)
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                given |= {(alias.asname or alias.name).split(".")[0] for alias in node.names}
+        used |= read - given - arguments
     return given, used
 
 
+def test_names_that_a_cell_reads_from_above_are_found():
+    source = "a = b\nfor c in d:\n    c + a\ndef e(f):\n    return f + g\nimport h.i as j"
+    assert names(source) == ({*"acej"}, {*"bdg"})
+
+
 @pytest.mark.parametrize("name", NOTEBOOKS)
-def test_answers_in_words_and_notes_are_folded_and_have_no_heading(name):
-    edition.time_of(NOTEBOOKS[name], name)  # a ValueError for one that cannot be read
-    edition.note_minutes(NOTEBOOKS[name])
+def test_answers_in_words_and_notes_are_folded_without_a_heading_and_minutes_are_said(name):
+    assert edition.time_of(NOTEBOOKS[name], name) and edition.note_minutes(NOTEBOOKS[name])
     for cell in NOTEBOOKS[name].cells:
         tags = {"solution", "instructor"} & set(cell.metadata.get("tags", []))
         assert bool(tags) == bool(cell.metadata.get("jupyter", {}).get("source_hidden")), cell.id
