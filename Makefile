@@ -54,7 +54,7 @@ export MALLOC_MMAP_THRESHOLD_ MALLOC_TRIM_THRESHOLD_
 # in a container, often; JupyterLab stays on this machine, with a token
 ALLOW_ROOT := $(if $(filter 0,$(shell id -u 2>/dev/null)),--allow-root)
 
-.PHONY: study graph report site pack unpack test lab bench constraints
+.PHONY: study graph report site class pack unpack test lab bench constraints
 
 # Execute the notebooks and print Tables II and III, for each data set, preset and seed that is
 # asked for: SEEDS=0,1,2 METHODS=CIL,LWOF PROFILE=slurm. What is done is not done again.
@@ -84,6 +84,10 @@ pack: $(READY)
 # The runs of such a file into place, so that nothing is trained again: FILE=...
 unpack: $(READY)
 	$(BIN)/python -m cilkit.study.unpack $(call TYPED,$(OPTIONS) $(PACKED))
+
+# Notebooks for students and for the instructor, and a lecture as slides, in class/
+class: $(READY)
+	$(BIN)/python -m book.class_edition $(CHOSEN)
 
 test: $(TESTED)
 	$(BIN)/python -m pytest

@@ -24,7 +24,7 @@ CONTENTS = """
 :caption: Notebooks
 :glob:
 
-notebooks/*
+notebooks/[0-9]*
 ```
 
 ```{{toctree}}
@@ -109,7 +109,7 @@ def stage(executed: Mapping[str, Path], source: Path) -> list[str]:
     (source / "api").mkdir()
     for name, text in pages.reference().items():
         (source / "api" / f"{name}.md").write_text(text, encoding="utf-8")
-    (source / "notebooks").mkdir()
+    (source / "notebooks").mkdir(exist_ok=True)
     names = sorted(file.stem for file in (ROOT / "notebooks").glob("*.ipynb"))
     for name in names:
         file = executed.get(name)

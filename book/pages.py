@@ -20,30 +20,27 @@ SLIDERS = (
     "*Here a picture of the explorer; in JupyterLab, in the notebook itself, its sliders move.*"
 )
 NOT_EXECUTED = "**Not executed here, so without results: `make study` executes it.**"
+FOLDED = {"solution": "Solution", "instructor": "For the instructor"}  # by tag
 LONG = 24  # characters; a longer formula may be wider than a phone
 
 
 def on_source(app: Sphinx, document: str, source: list[str]) -> None:
     """Prepare a notebook that Sphinx has read; the file itself stays as it is, for the download."""
-    if document.startswith("notebooks/"):
+    if document in _notebooks(app):
         name = document.removeprefix("notebooks/")
         source[0] = nbformat.writes(as_page(nbformat.reads(source[0], as_version=4), name))
 
 
 def as_page(notebook: NotebookNode, name: str) -> NotebookNode:
-    """A notebook with a download link, folded solutions, and a note below its first explorer."""
+    """A notebook with a download link, folded answers and notes, and what explorers are."""
     title, _, text = notebook.cells[0].source.partition("\n")
     above = f"{{download}}`Download this notebook <{name}.ipynb>`"
     if not was_executed(notebook):
         above += f"\n\n{NOT_EXECUTED}"
     notebook.cells[0].source = f"{title}\n\n{above}\n\n{text}"
     for cell in notebook.cells:
-        if "solution" in cell.metadata.get("tags", []):
-            cell.metadata.tags.append("hide-cell")
-            cell.metadata["mystnb"] = {
-                "code_prompt_show": "Solution",
-                "code_prompt_hide": "Solution",
-            }
+        for tag in FOLDED.keys() & set(cell.metadata.get("tags", [])):
+            _fold(cell, FOLDED[tag])
     explorers = [
         k
         for k, cell in enumerate(notebook.cells)
@@ -52,6 +49,16 @@ def as_page(notebook: NotebookNode, name: str) -> NotebookNode:
     if explorers:
         notebook.cells.insert(explorers[0] + 1, nbformat.v4.new_markdown_cell(SLIDERS))
     return notebook
+
+
+def _fold(cell: NotebookNode, title: str) -> None:
+    """Fold a cell away; a click on its title opens it."""
+    if cell.cell_type == "code":
+        cell.metadata.tags.append("hide-cell")
+        cell.metadata["mystnb"] = {"code_prompt_show": title, "code_prompt_hide": title}
+    else:
+        head = f'<details class="folded"><summary>{title}</summary>'
+        cell.source = f"{head}\n\n{cell.source}\n\n</details>"
 
 
 def was_executed(notebook: NotebookNode) -> bool:
@@ -90,8 +97,7 @@ def _escape(line: str) -> str:
 
 def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
     """Link names in code and numbers of notebooks; prepare formulas and pictures."""
-    documents = [name for name in app.env.found_docs if name.startswith("notebooks/")]
-    notebooks = [name.removeprefix("notebooks/") for name in documents]
+    notebooks = [name.removeprefix("notebooks/") for name in _notebooks(app)]
     for table in doctree.findall(nodes.table):
         _link_numbers(table, {name[:2]: name for name in notebooks})
     for code in list(doctree.findall(nodes.literal)):
@@ -107,6 +113,11 @@ def on_doctree(app: Sphinx, doctree: nodes.document) -> None:
         section = _section(image)
         if "alt" not in image and section is not None:
             image["alt"] = f"Picture in “{section.next_node(nodes.title).astext()}”"
+
+
+def _notebooks(app: Sphinx) -> list[str]:
+    """The documents that are notebooks; beside them lies a text."""
+    return [d for d in app.env.found_docs if app.env.doc2path(d).suffix == ".ipynb"]
 
 
 def _link_code(code: nodes.literal, notebooks: Sequence[str]) -> None:

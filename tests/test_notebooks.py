@@ -11,6 +11,7 @@ import pandas as pd
 import papermill as pm
 import pytest
 
+from book import class_edition, slides
 from cilkit.methods import METHODS
 from cilkit.results.scores import methods_of
 from cilkit.results.tables import comparison, missing_runs
@@ -158,6 +159,86 @@ def check_results(results: Path) -> None:
     assert mine.to_numpy().tolist() == [[0, 0, 0, 2]] * 2
     verdicts = set(pd.read_csv(results / "claims.csv")["verdict"])
     assert verdicts <= {"holds", "does not hold", "undecided"}
+
+
+@pytest.mark.parametrize("notebook", ["04_metrics", "10_cil"])
+def test_the_student_edition_runs_with_its_stubs(notebook, toys, every_run, runs, tmp_path):
+    """Of the other notebooks test_class_edition.py says that no cell needs an answer."""
+    files = class_edition.student_files(class_edition.read())
+    (tmp_path / "student").mkdir()
+    (tmp_path / "student" / f"{notebook}.ipynb").write_bytes(files[f"{notebook}.ipynb"])
+    executed = run(notebook, toys, runs, tmp_path, tmp_path / "student")
+    texts = [o.get("text", "") for cell in executed.cells for o in cell.get("outputs", [])]
+    assert texts and not any("Error" in text for text in texts)
+
+
+@pytest.fixture(scope="module")
+def deck(toys, every_run, runs, tmp_path_factory) -> Path:
+    """The slides of a few toy scenes, and nothing that was not trained for them."""
+    before = {file: file.stat().st_mtime_ns for file in (runs / "toys").rglob("*")}
+    study = {"DATA": str(toys), "RUNS": str(runs), "PRESET": "smoke", "SEED": "0"}
+    file = tmp_path_factory.mktemp("slides") / "index.html"
+    file.write_bytes(slides.deck(study))
+    assert before == {file: file.stat().st_mtime_ns for file in (runs / "toys").rglob("*")}
+    return file
+
+
+@pytest.fixture
+def shown(browser, deck):
+    """The slides on a screen of 1280 x 720 without a network; nothing may go wrong there."""
+    problems: list[str] = []
+    context = browser.new_context(viewport={"width": 1280, "height": 720}, offline=True)
+    page = context.new_page()
+    page.on("request", lambda r: r.url.startswith(("file:", "data:")) or problems.append(r.url))
+    page.on("pageerror", lambda error: problems.append(str(error)))
+    page.on("console", lambda m: m.type == "error" and problems.append(m.text))
+    page.goto(deck.as_uri())
+    page.wait_for_function("() => deck.isReady()")
+    yield page
+    context.close()
+    assert problems == []
+
+
+# what stands out of the screen, or lies on something else, in the slide in sight
+OVER_THE_EDGE = """() => [...deck.getCurrentSlide().querySelectorAll("*")].filter(element => {
+    const box = element.getBoundingClientRect();
+    return box.width && box.height && !element.closest("mjx-assistive-mml")
+        && (box.left < 0 || box.top < 0 || box.right > 1280 || box.bottom > 720);
+}).map(element => element.outerHTML.slice(0, 200))"""
+ONE_ABOVE_THE_OTHER = """() => {
+    const kinds = "h1, h2, p, ul, ol, table, img, pre";
+    const parts = [...deck.getCurrentSlide().querySelectorAll(kinds)];
+    const boxes = parts.filter(part => part.getClientRects().length && !part.closest("aside, li"))
+        .map(part => part.getBoundingClientRect());
+    return boxes.slice(1).every((box, k) => box.top >= boxes[k].bottom - 1);
+}"""
+
+
+def test_every_slide_fits_on_the_screen_and_its_formulas_and_pictures_are_there(shown):
+    count = shown.evaluate("deck.getTotalSlides()")
+    assert count == len(slides.minutes(nbformat.read(slides.LECTURE, as_version=4)))
+    for number in range(1, count + 1):
+        slide = shown.locator("section.present section.present")
+        shown.wait_for_function("() => deck.getCurrentSlide().dataset.typeset === 'done'")
+        assert shown.evaluate(OVER_THE_EDGE) == [], number
+        assert shown.evaluate(ONE_ABOVE_THE_OTHER), number
+        assert "$" not in slide.inner_text() and not slide.locator("mjx-merror").count()
+        assert "<Figure" not in slide.inner_text()
+        for picture in slide.locator("img").all():
+            assert picture.evaluate("image => image.complete && image.naturalWidth > 0")
+            assert picture.get_attribute("alt").startswith("Picture of the slide")
+            assert picture.bounding_box()["height"] > 150
+        shown.keyboard.press("ArrowRight")
+    assert slide.locator("h2").inner_text() == "Take home"
+
+
+def test_the_speaker_sees_notes_and_minutes(shown):
+    shown.keyboard.press("ArrowRight")
+    with shown.context.expect_page() as opened:
+        shown.keyboard.press("s")
+    notes = opened.value.locator(".speaker-controls-notes .value")
+    notes.get_by_text("4 minutes").wait_for()
+    assert opened.value.locator(".pacing").first.is_visible()
 
 
 def test_the_results_of_one_seed_say_how_to_get_more(toys, every_run, runs, tmp_path):

@@ -159,9 +159,22 @@ def test_a_page_shows_results_and_pictures_and_folds_solutions(site):
     assert article.count("<img") == 3  # the picture, and those of both explorers
     assert article.count("its sliders move") == 1
     solutions = pages.as_page(as_read("11_entropy_weights"), "").cells
-    solutions = [c for c in solutions if "solution" in c.metadata.get("tags", [])]
-    assert article.count(">Solution<") == 2 * len(solutions)  # closed and open
+    solutions = [c.cell_type for c in solutions if "solution" in c.metadata.get("tags", [])]
+    assert {"code", "markdown"} == set(solutions)
+    # of code, the title is there for closed and for open
+    assert article.count(">Solution<") == 2 * solutions.count("code") + solutions.count("markdown")
     assert "Not executed" not in article
+
+
+def test_a_note_for_the_instructor_is_folded(browser, site):
+    page = browser.new_page(java_script_enabled=False)
+    page.goto((site / "notebooks" / "10_cil.html").as_uri())
+    note = page.locator("article details.folded", has_text="For the instructor").first
+    text = note.get_by_text("Often expected")
+    assert not text.is_visible()
+    note.locator("summary").press("Enter")
+    text.wait_for()
+    page.close()
 
 
 def as_read(name: str) -> nbformat.NotebookNode:
@@ -310,7 +323,7 @@ def visit(browser, site) -> Iterator:
 
 
 SHOWN = [
-    *("index", "data/README", "benchmarks/README", "api/index"),
+    *("index", "data/README", "benchmarks/README", "notebooks/README", "api/index"),
     *("api/cilkit.losses", "api/cilkit.explore.plots", "api/cilkit.study"),
     *(f"notebooks/{name}" for name in NOTEBOOKS),
 ]
