@@ -267,4 +267,4 @@ def test_the_minutes_of_each_plan_are_those_of_its_heading():
 def test_the_plans_name_notebooks_that_are_there():
     page = tables((ROOT / "notebooks" / "README.md").read_text(encoding="utf-8"))
     named = {row["notebook"] for rows in page.values() for row in rows if row.get("notebook")}
-    assert len(named) == 13 and named <= {name[:2] for name in NOTEBOOKS}
+    assert named == {name[:2] for name in NOTEBOOKS if name[:2] != "13"}
