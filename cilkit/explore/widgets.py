@@ -5,6 +5,7 @@ page without a kernel shows the picture as it was.
 """
 
 import os
+import re
 from base64 import b64encode
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -13,13 +14,12 @@ from html import escape
 from io import BytesIO
 
 import pandas as pd
-from ipyevents import Event
 from IPython.display import DisplayHandle, display
 from ipywidgets import (
     HTML,
     Box,
+    Button,
     FloatSlider,
-    Image,
     IntSlider,
     Layout,
     SelectionSlider,
@@ -28,11 +28,11 @@ from ipywidgets import (
 )
 from matplotlib.figure import Figure
 from torch import Tensor
-from traitlets import Unicode
 
 from cilkit import subnormals
 from cilkit.classes import VOID, Stage, belongs, channels_of, task_title
 from cilkit.explore import plots
+from cilkit.explore.picture import Picture
 from cilkit.explore.pixels import Answers, Pixel, class_entropy, loss_at_pixel, weights
 from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
@@ -41,55 +41,65 @@ from cilkit.study.study import Study
 
 LIMITS = (1, 8)  # of the scale of weights, wherever the sliders stand
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
-
-
-class _Picture(Image):
-    """An image with a tooltip, which is the name that a screen reader gives it."""
-
-    description = Unicode("").tag(sync=True)  # the front end sets no tooltip unless this is empty
+CHOOSE = "Choose a pixel: click, or press arrow keys, with Shift for ten at a time"
+BACK = "All controls as they were when the cell ran"
+TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 
 
 class Explorer(VBox):
-    """Controls, a line of text and a picture that answers to them.
+    """Controls, a line of text and a picture that answers to them; the picture can be saved.
 
-    draw(figure, **values) gets the figure of its last answer, to draw on again (None at first), and
-    the value of each control by name; it returns a figure and a sentence that says in words what
-    the figure shows. Whatever goes wrong in it is shown in the widget, in place of the picture.
+    name: what it is called in the name of a saved picture; about: the parts of the picture, in
+    plain words. draw(figure, **values) gets the figure of its last answer, to draw on again (None
+    at first), and the value of each control by name; it returns a figure and a sentence that says
+    in words what the figure shows. Whatever goes wrong in it is shown in the widget, in place of
+    the picture.
     """
 
     def __init__(
         self,
+        name: str,
+        about: str,
         draw: Callable[..., tuple[Figure, str]],
         controls: Mapping[str, ValueWidget],
         clickable: bool = False,
     ):
-        """If `clickable`, a click on a picture sets the sliders "row" and "column"."""
-        self.draw, self.controls, self.figure = draw, dict(controls), None
-        self.picture = _Picture(
-            format="png", layout=Layout(max_width="100%", align_self="flex-start")
+        """If `clickable`, a click on a picture sets "row" and "column", arrow keys move them."""
+        self.name, self.draw, self.controls, self.figure = name, draw, dict(controls), None
+        self.picture = Picture(
+            self._clicked,
+            self._moved,
+            about=about,
+            hint=CHOOSE if clickable else "",
+            layout=Layout(max_width="100%", align_self="flex-start"),
         )
-        self.text = HTML()
-        for part, name in ((self.picture, "picture"), (self.text, "text")):
-            part.add_class(f"cilkit-{name}")
-        for name, control in self.controls.items():
-            control.add_class(f"cilkit-{name}")
+        self.text, self._clickable = HTML(), clickable
+        back = Button(description="Reset", tooltip=BACK, layout=Layout(width="auto"))
+        back.on_click(lambda _: self.reset())
+        for part, kind in ((self.picture, "picture"), (self.text, "text"), (back, "reset")):
+            part.add_class(f"cilkit-{kind}")
+        for kind, control in self.controls.items():
+            control.add_class(f"cilkit-{kind}")
             control.observe(self._update, "value")
-        row = Box(list(self.controls.values()), layout=Layout(flex_flow="row wrap"))
+        row = Box([*self.controls.values(), back], layout=Layout(flex_flow="row wrap"))
         super().__init__([row, self.text, self.picture])
-        if clickable:
-            self._event = Event(source=self.picture, watched_events=["click"])
-            self._event.on_dom_event(self._clicked)
-        self._clickable = clickable
+        self._start = self._values()
         self._update()
 
-    def _clicked(self, event: dict) -> None:
-        """A click as the browser tells it, in whole pixels of the page, where pictures are scaled.
+    def _values(self) -> dict:
+        return {name: control.value for name, control in self.controls.items()}
 
-        The middle of such a pixel is meant.
-        """
+    def reset(self) -> None:
+        """All controls as they were when a cell last showed the explorer."""
+        self._set(**self._start)
+
+    def _set(self, **values: object) -> None:
+        with self.hold():
+            for name, value in values.items():
+                self.controls[name].value = value
+
+    def _clicked(self, across: float, down: float) -> None:
         if self.figure is not None:
-            across = (event["relativeX"] + 0.5) / event["boundingRectWidth"]
-            down = (event["relativeY"] + 0.5) / event["boundingRectHeight"]
             self.click(across * self.figure.bbox.width, down * self.figure.bbox.height)
 
     def click(self, x: float, y: float) -> None:
@@ -100,12 +110,12 @@ class Explorer(VBox):
         for ax in self.figure.axes:
             if ax.images and ax.bbox.contains(*place):
                 column, row = ax.transData.inverted().transform(place)
-                at = {"row": int(row + 0.5), "column": int(column + 0.5)}
-                with self.hold():
-                    for name, value in at.items():
-                        slider = self.controls[name]
-                        slider.value = min(max(value, slider.min), slider.max)
+                self._set(row=int(row + 0.5), column=int(column + 0.5))
                 return
+
+    def _moved(self, rows: int, columns: int) -> None:
+        row, column = self.controls["row"].value, self.controls["column"].value
+        self._set(row=row + rows, column=column + columns)
 
     @contextmanager
     def hold(self) -> Iterator[None]:
@@ -122,8 +132,7 @@ class Explorer(VBox):
     def _update(self, change: dict | None = None) -> None:
         subnormals.flush()  # JupyterLab answers in a thread that is older than the kit's import
         try:
-            values = {name: control.value for name, control in self.controls.items()}
-            self.figure, sentence = self.draw(self.figure, **values)
+            self.figure, sentence = self.draw(self.figure, **self._values())
             self._show(sentence, _png(self.figure))
         except Exception as error:  # a callback has nobody else to tell
             self.figure = None
@@ -133,15 +142,27 @@ class Explorer(VBox):
         """A picture and its sentence; without a picture the sentence is an error."""
         self.sentence, tag, role = sentence, *(("span", "status") if picture else ("b", "alert"))
         self.text.value = f'<{tag} role="{role}">{escape(sentence)}</{tag}>'
-        self.picture.tooltip, self.picture.value = sentence, picture
+        with self.picture.hold_sync():  # they travel together
+            self.picture.value, self.picture.alt = picture, sentence
+            self.picture.file_name = self._file_name()
         self.picture.layout.display = None if picture else "none"
+
+    def _file_name(self) -> str:
+        """Such as "pixel_toyscapes_image-0_method-CIL-w-o-weights_row-3.png"."""
+        words = [self.name]
+        for name, control in self.controls.items():
+            value = getattr(control, "label", control.value)  # of a menu, what it shows
+            words.append(f"{name}-{value:g}" if isinstance(value, float) else f"{name}-{value}")
+        return "_".join(re.sub(r"[^\w.]+", "-", word).strip("-") for word in words) + ".png"
 
     def _repr_mimebundle_(self, **kwargs: object) -> tuple[dict, dict]:
         """For a page without a kernel, the sentence and the picture, with the sentence as "alt"."""
+        self._start = self._values()
+        _, metadata = self.picture._repr_mimebundle_()  # on Colab, where its front end lies
         bundle = super()._repr_mimebundle_(**kwargs) | {"text/plain": self.sentence}
         if picture := b64encode(self.picture.value).decode():
-            bundle["image/png"] = picture
-        return bundle, {"image/png": {"alt": self.sentence}} if picture else {}
+            bundle["image/png"], metadata["image/png"] = picture, {"alt": self.sentence}
+        return bundle, metadata
 
 
 def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
@@ -193,7 +214,12 @@ def entropy_explorer(study: Study, teachers: Mapping[str, Run]) -> Explorer:
         "focus": _menu("class", [("all", ""), *((name, name) for name in split.names())]),
         "opacity": _slider("opacity", 0, 1, 0.1, 0.7),
     }
-    return Explorer(draw, controls)
+    about = (
+        "The pictures show a test image, its labels, the class that the teacher gives each pixel, "
+        "and the weight alpha of eq. (10), which is high where the teacher is in doubt. A bar is "
+        "the mean weight of a class over all test images, a dot that over this image."
+    )
+    return Explorer(f"entropy_{study.data.name}", about, draw, controls)
 
 
 def following(study: Study, classes: int) -> Stage | None:
@@ -287,7 +313,13 @@ def pixel_explorer(
         "row": _number("row", 0, h - 1, h // 2),
         "column": _number("column", 0, w - 1, w // 2),
     }
-    return Explorer(draw, controls, clickable=True)
+    about = (
+        "The pictures show a training image, the labels that the method may see, and the classes "
+        "that teacher and student give each pixel; a click, or the arrow keys (with Shift by ten), "
+        "move the cross to another pixel. The bars show what both predict there, how the loss "
+        "pushes each class up or down, and the terms of the loss."
+    )
+    return Explorer(f"pixel_{study.data.name}_{stage}", about, draw, controls, clickable=True)
 
 
 def _pixel_in_words(
@@ -338,7 +370,11 @@ def split_explorer(study: Study, methods: Mapping[str, Method] = METHODS) -> Exp
         "method": _menu("method", list(methods)),
         "image": _number("image", 0, most - 1, 0),
     }
-    return Explorer(draw, controls)
+    about = (
+        "On the left a training image of the stage, on the right the labels that the method may "
+        "see of it, in the colours of the classes below. Black pixels have no label for it."
+    )
+    return Explorer(f"split_{study.data.name}", about, draw, controls)
 
 
 def show_training() -> Callable[[str, pd.DataFrame], None]:
