@@ -1,4 +1,4 @@
-"""JupyterLab in a real browser: Run All, then the explorers by key and click, as a student would.
+"""JupyterLab and Notebook 7 in a real browser: Run All, then the explorers by key and click.
 
 If SCREENSHOTS names a folder, pictures of the explorers before and after use are left there.
 """
@@ -18,6 +18,7 @@ import nbformat
 import papermill as pm
 import pytest
 from matplotlib.figure import Figure
+from PIL import Image
 
 from cilkit.explore.widgets import pixel_explorer
 from cilkit.study.study import Study
@@ -40,6 +41,21 @@ NO_NEWS = {
     }
 }
 OUTPUT = ".jp-OutputArea-output"
+ADDRESSES = {"lab": "doc/tree/{}?reset&", "notebook": "notebooks/{}?"}
+SHORTCUTS = "reading 'schema'"  # an error of Notebook 7.6 itself, now and then, while it loads
+EXPLORERS = """
+from cilkit import Study
+from cilkit.explore.widgets import entropy_explorer, pixel_explorer, split_explorer
+
+study = Study(DATA, RUNS, PRESET, SEED)
+students = {"CIL": study.run("T2", "CIL")}
+---
+split_explorer(study)
+---
+entropy_explorer(study, {"T1": study.run("T1")})
+---
+pixel_explorer(study, students, study.run("T1"))
+"""
 # decode() fails, too, when another picture takes the place of the one it has begun with
 BITMAP = """async picture => {
     for (let address; address !== picture.src;) {
@@ -106,25 +122,45 @@ def _about(server: subprocess.Popen, runtime: Path, log: Path) -> dict:
     raise RuntimeError(f"JupyterLab did not start:\n{log.read_text()}")
 
 
-@pytest.fixture
-def run_all(browser, lab, toys) -> Iterator[Callable[[str, Path], Page]]:
-    """run_all("11_entropy_weights", runs) is the page after Run All on a few toy scenes.
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory) -> Path:
+    """Where the tests of explorers keep their models, so that each is trained once."""
+    return tmp_path_factory.mktemp("runs")
 
-    When the test is over, neither the page nor the server nor a kernel may have complained.
+
+@pytest.fixture(scope="module")
+def explorers(tmp_path_factory) -> Path:
+    """A notebook that shows the three explorers and little else."""
+    file = tmp_path_factory.mktemp("notebook") / "explorers.ipynb"
+    cells = [nbformat.v4.new_code_cell(cell.strip()) for cell in EXPLORERS.split("---")]
+    parameters = nbformat.v4.new_code_cell("", metadata={"tags": ["parameters"]})
+    python = {"name": "python3", "display_name": "Python 3 (ipykernel)", "language": "python"}
+    content = nbformat.v4.new_notebook(cells=[parameters, *cells], metadata={"kernelspec": python})
+    nbformat.write(content, file)
+    return file
+
+
+@pytest.fixture
+def run_all(browser, lab, toys) -> Iterator[Callable[[Path, Path], Page]]:
+    """run_all(notebook, runs) is the page after Run All on a few toy scenes, in JupyterLab.
+
+    run_all(notebook, runs, "notebook") is that of Notebook 7, which the same server has. When the
+    test is over, neither the page nor the server nor a kernel may have complained.
     """
     page = browser.new_page(viewport={"width": 1500, "height": 1200})
     page.set_default_timeout(PATIENCE * 1000)
     problems = _watch(page, lab.url)
 
-    def run_all(notebook: str, runs: Path) -> Page:
+    def run_all(notebook: Path, runs: Path, application: str = "lab") -> Page:
         parameters = {"DATA": str(toys), "RUNS": str(runs), "PRESET": "smoke", "SEED": 0}
-        source, copy = (folder / f"{notebook}.ipynb" for folder in (NOTEBOOKS, lab.folder))
-        pm.execute_notebook(source, copy, parameters, prepare_only=True, kernel_name="python3")
+        copy = lab.folder / notebook.name
+        pm.execute_notebook(notebook, copy, parameters, prepare_only=True, kernel_name="python3")
         content = nbformat.read(copy, as_version=4)
         content.cells.append(nbformat.v4.new_code_cell("print('the', 'end')"))
         nbformat.write(content, copy)
-        page.goto(f"{lab.url}doc/tree/{copy.name}?token={lab.token}&reset")
-        page.get_by_text("| Idle").wait_for()
+        page.goto(f"{lab.url}{ADDRESSES[application].format(copy.name)}token={lab.token}")
+        page.locator(".jp-Toolbar-kernelName", has_text="Python 3").wait_for()
+        page.locator(".jp-Notebook-ExecutionIndicator[data-status=idle]").first.wait_for()
         page.get_by_role("menuitem", name="Run", exact=True).click()
         page.locator('[data-command="runmenu:run-all"]').click()
         end = page.locator(OUTPUT, has_text="the end")
@@ -150,7 +186,7 @@ def _watch(page: Page, url: str) -> list[str]:
     def note(kind: str, text: str) -> None:
         problems.append(f"{kind}: {text}")
 
-    page.on("pageerror", lambda error: note("error in the page", str(error)))
+    page.on("pageerror", lambda e: SHORTCUTS in str(e) or note("error in the page", str(e)))
     page.on("console", lambda m: m.type == "error" and note("console", f"{m.text} {m.location}"))
     page.on("response", lambda r: r.status >= 500 and note(f"status {r.status}", r.url))
     for kind in ("request", "websocket"):
@@ -174,7 +210,8 @@ class OnPage:
         here = page.locator(f".cilkit-{control}")
         self.box = page.locator(OUTPUT).filter(has=here)
         self.sentence = self.box.locator(".cilkit-text")
-        self.picture = self.box.locator("img.cilkit-picture")
+        self.picture = self.box.locator(".cilkit-picture img")
+        self.frame = self.box.get_by_role("application")  # around it, where it takes keys
         self.picture.scroll_into_view_if_needed()
 
     def slider(self, name: str) -> Locator:
@@ -217,9 +254,9 @@ class OnPage:
             self.box.screenshot(path=Path(SCREENSHOTS) / f"{name}.png")
 
 
-def test_notebook_11_by_key_and_click(run_all, toys, tmp_path):
-    page = run_all("11_entropy_weights", tmp_path)
-    study = Study(toys, tmp_path, "smoke", 0)
+def test_notebook_11_by_key_and_click(run_all, toys, runs):
+    page = run_all(NOTEBOOKS / "11_entropy_weights.ipynb", runs)
+    study = Study(toys, runs, "smoke", 0)
     _move_the_entropy_explorer(OnPage(page, "strength"), study)
     pixel = OnPage(page, "row")
     _move_the_pixel_explorer(pixel)
@@ -300,8 +337,115 @@ def _click_pixels(explorer: OnPage, figure: Figure) -> None:
     explorer.screenshot("pixel_after")
 
 
+@pytest.mark.parametrize("application", ADDRESSES)
+def test_the_picture_takes_keys_and_clicks_and_is_saved(run_all, explorers, runs, application):
+    if application == "notebook":
+        pytest.importorskip("notebook", reason="Notebook 7 is not installed")
+    page = run_all(explorers, runs, application)
+    pixel = OnPage(page, "row")
+    _read_by_a_screen_reader(pixel)
+    _choose_by_arrow_keys(pixel)
+    _click_then_press(pixel)
+    _reset(pixel, "CIL at row 32, column 64: ")
+    _save(pixel, "pixel_toys_T2_image-0_method-CIL_student-CIL_row-32_column-64.png")
+    split = OnPage(page, "stage")
+    split.press("method", "End")
+    split.says("Image 0 of T1, ")
+    _save(split, "split_toys_stage-T1_method-CIL_image-0.png")
+    _reset(split, "Image 0 of T1, ")
+    entropy = OnPage(page, "strength")
+    entropy.press("strength", "Home")
+    entropy.says("Mean weight 1.00. ")
+    _save(
+        entropy,
+        "entropy_toys_teacher-T1_image-0_temperature-1_strength-0_focus-all_opacity-0.7.png",
+    )
+    with entropy.another_picture():
+        entropy.box.get_by_role("button", name="Reset").click()
+    for explorer, control in ((pixel, "row"), (split, "stage"), (entropy, "strength")):
+        explorer.screenshot(f"{application}_{control}")
+
+
+def _read_by_a_screen_reader(explorer: OnPage) -> None:
+    """What it is told about the picture of the pixel explorer, and the words that unfold."""
+    name = explorer.text()
+    expect(explorer.box.get_by_role("img", name=name, exact=True)).to_be_visible()
+    expect(explorer.box.get_by_role("status").first).to_have_text(name)
+    expect(explorer.frame).to_have_accessible_name(re.compile("^Choose a pixel: click, or press"))
+    words = explorer.box.get_by_text("The pictures show a training image")
+    expect(words).to_be_hidden()
+    explorer.box.get_by_text("What am I looking at?").click()
+    expect(words).to_be_visible()
+    explorer.box.get_by_text("What am I looking at?").click()
+    expect(words).to_be_hidden()
+
+
+def _choose_by_arrow_keys(explorer: OnPage) -> None:
+    """The keys are the picture's as long as it has the focus, and the notebook's otherwise."""
+    page, keyboard = explorer.page, explorer.page.keyboard
+    expect(explorer.frame).to_have_css("outline-style", "none")
+    explorer.box.get_by_role("link", name="Save picture").focus()
+    keyboard.press("Tab")
+    expect(explorer.frame).to_be_focused()
+    expect(explorer.frame).to_have_css("outline-style", "solid")
+    cell = page.locator(".jp-Cell", has=explorer.frame)
+    expect(cell).to_have_class(re.compile("jp-mod-active"))  # as it has the focus in it
+    for key, place in (
+        ("ArrowDown", (33, 64)),
+        ("ArrowRight", (33, 65)),
+        ("Shift+ArrowUp", (23, 65)),
+        ("Shift+ArrowLeft", (23, 55)),
+        ("ArrowLeft", (23, 54)),
+        ("ArrowUp", (22, 54)),
+    ):
+        with explorer.another_picture():
+            keyboard.press(key)
+            explorer.says("CIL at row {}, column {}: ".format(*place))
+    for _ in range(70):  # faster than pictures are drawn; the last one is right
+        keyboard.press("ArrowDown")
+    explorer.says("CIL at row 63, column 54: ")
+    expect(explorer.slider("row")).to_have_attribute("aria-valuenow", re.compile("^63"))
+    expect(explorer.frame).to_be_focused()
+    expect(cell).to_have_class(re.compile("jp-mod-active"))
+    expect(page.locator(".jp-Cell.jp-mod-selected")).to_have_count(1)
+    cell.focus()
+    keyboard.press("ArrowUp")
+    expect(cell).not_to_have_class(re.compile("jp-mod-active"))
+    explorer.says("CIL at row 63, column 54: ")
+
+
+def _click_then_press(explorer: OnPage) -> None:
+    """After a click the arrow keys move the pixel that was clicked."""
+    box = explorer.picture.bounding_box()
+    with explorer.another_picture():
+        explorer.picture.click(position={"x": 0.15 * box["width"], "y": 0.2 * box["height"]})
+    expect(explorer.frame).to_be_focused()
+    row, column = map(int, re.search(r"row (\d+), column (\d+):", explorer.text()).groups())
+    assert (row, column) != (63, 54)
+    with explorer.another_picture():
+        explorer.page.keyboard.press("ArrowRight")
+        explorer.says(f"CIL at row {row}, column {column + 1}: ")
+
+
+def _reset(explorer: OnPage, start: str) -> None:
+    with explorer.another_picture():
+        explorer.box.get_by_role("button", name="Reset").click()
+        explorer.says(start)
+
+
+def _save(explorer: OnPage, name: str) -> None:
+    """The file that the browser gets is the picture, under a name that is said."""
+    with explorer.page.expect_download() as download:
+        explorer.box.get_by_role("link", name="Save picture").click()
+    assert download.value.suggested_filename == name
+    expect(explorer.box.get_by_text(f"The browser saves {name}")).to_be_visible()
+    with Image.open(download.value.path()) as saved:
+        size = explorer.picture.evaluate("picture => [picture.naturalWidth, picture.naturalHeight]")
+        assert saved.format == "PNG" and list(saved.size) == size
+
+
 def test_notebook_01_by_key(run_all, tmp_path):
-    explorer = OnPage(run_all("01_split_cityscapes", tmp_path), "stage")
+    explorer = OnPage(run_all(NOTEBOOKS / "01_split_cityscapes.ipynb", tmp_path), "stage")
     explorer.says("Image 0 of T1, ")
     explorer.screenshot("split_before")
     with explorer.another_picture():
@@ -318,7 +462,7 @@ def test_notebook_01_by_key(run_all, tmp_path):
 
 
 def test_the_questions_of_notebook_03_by_key(run_all, tmp_path):
-    page = run_all("03_losses", tmp_path)
+    page = run_all(NOTEBOOKS / "03_losses.ipynb", tmp_path)
     question = page.locator(".jp-MarkdownCell", has_text="Question 2.")
     answers = question.locator("details")
     reasons = answers.locator("p")

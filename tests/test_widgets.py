@@ -28,6 +28,33 @@ def picture(explorer: Explorer) -> np.ndarray:
     return np.array(Image.open(BytesIO(explorer.picture.value)))
 
 
+def told(explorer: Explorer, message: dict) -> list[dict]:
+    """What the browser is answered after it has sent this message of the picture."""
+    answers = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(explorer.picture, "send", answers.append)
+        explorer.picture._handle_custom_msg(message, [])
+    return answers
+
+
+def values(explorer: Explorer) -> dict:
+    return {name: control.value for name, control in explorer.controls.items()}
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """drawn(explorer) is the list that gets the values of each picture that is drawn from now."""
+
+    def watch(explorer: Explorer) -> list[dict]:
+        seen, draw = [], explorer.draw
+        monkeypatch.setattr(
+            explorer, "draw", lambda figure, **given: seen.append(given) or draw(figure, **given)
+        )
+        return seen
+
+    return watch
+
+
 @pytest.fixture(scope="module")
 def study(scenes, tmp_path_factory) -> Study:
     """A study with the runs T1, CIL_T2 and FT_T2, trained for one step."""
@@ -58,7 +85,7 @@ def test_a_picture_and_a_sentence_follow_the_control():
         figure.text(0.5, 0.5, str(n))
         return figure, f"{n} < {n + 1}"
 
-    explorer = Explorer(draw, {"n": IntSlider(3, min=0, max=9)})
+    explorer = Explorer("n", "", draw, {"n": IntSlider(3, min=0, max=9)})
     before = picture(explorer)
     assert explorer.text.value == '<span role="status">3 &lt; 4</span>'
     explorer.controls["n"].value = 4
@@ -72,13 +99,13 @@ def test_an_error_takes_the_place_of_the_picture_and_the_next_move_mends_it():
             raise ValueError("no <1> here")
         return Figure(figsize=(1, 1)), "fine"
 
-    explorer = Explorer(draw, {"n": IntSlider(0, min=0, max=2)}, clickable=True)
+    explorer = Explorer("n", "", draw, {"n": IntSlider(0, min=0, max=2)}, clickable=True)
     explorer.controls["n"].value = 1
     assert explorer.text.value == '<b role="alert">ValueError: no &lt;1&gt; here</b>'
     assert explorer.picture.value == b"" and explorer.picture.layout.display == "none"
     content, metadata = explorer._repr_mimebundle_()
     assert content["text/plain"] == "ValueError: no <1> here" and "image/png" not in content
-    explorer.click(1, 1)  # there is nothing to click
+    told(explorer, {"click": [0.5, 0.5]})  # there is nothing to click
     explorer.controls["n"].value = 2
     assert explorer.sentence == "fine" and picture(explorer).size
     assert explorer.picture.layout.display is None
@@ -91,7 +118,7 @@ def test_a_drawing_gets_the_figure_of_the_last_answer_but_not_of_one_that_failed
         given.append(figure)
         return Figure(figsize=(1, 1 / (2 - n))), ""
 
-    explorer = Explorer(draw, {"n": IntSlider(0, min=0, max=3)})
+    explorer = Explorer("n", "", draw, {"n": IntSlider(0, min=0, max=3)})
     figures = [explorer.figure]
     for n in (1, 2, 3):
         explorer.controls["n"].value = n
@@ -120,15 +147,76 @@ def test_a_figure_drawn_on_again_equals_a_new_one_and_the_name_of_the_picture_fo
 ):
     explorer = request.getfixturevalue(make)
     for name, value in moves:
-        kept, before = explorer.figure, explorer.picture.tooltip
+        kept, before = explorer.figure, explorer.picture.alt
         explorer.controls[name].value = value
-        assert explorer.figure is kept and explorer.picture.tooltip == explorer.sentence
+        assert explorer.figure is kept and explorer.picture.alt == explorer.sentence
         assert explorer.sentence != before or name in ("focus", "opacity")
-        values = {name: control.value for name, control in explorer.controls.items()}
-        new, _ = explorer.draw(None, **values)
+        new, _ = explorer.draw(None, **values(explorer))
         assert new is not kept
         fresh = np.array(Image.open(BytesIO(widgets._png(new))))
         assert np.array_equal(picture(explorer), fresh), (name, value)
+
+
+def test_the_picture_travels_as_bytes_together_with_its_text_and_name(entropy, monkeypatch):
+    sent = []
+    monkeypatch.setattr(entropy.picture, "send_state", lambda names: sent.append({*names}))
+    entropy.controls["image"].value = 1
+    assert sent == [{"value", "alt", "file_name"}]
+    state = entropy.picture.get_state()
+    assert state["value"].startswith(b"\x89PNG")
+    assert all(len(value) < 10_000 for value in state.values() if isinstance(value, str))
+
+
+def test_the_name_of_a_saved_picture_says_explorer_image_and_settings(entropy, pixel, study):
+    with entropy.hold():
+        entropy.controls["temperature"].value = 0.6000000000000001  # as a browser adds
+        entropy.controls["focus"].value = "traffic light"
+    assert entropy.picture.file_name == (
+        "entropy_tinyscapes_teacher-T1_image-0_temperature-0.6_strength-1_focus-traffic-light_"
+        "opacity-0.7.png"
+    )
+    pixel.controls["method"].value = "CIL (w/o weights)"
+    assert pixel.picture.file_name == (
+        "pixel_tinyscapes_T2_image-0_method-CIL-w-o-weights_student-CIL_row-16_column-32.png"
+    )
+    explorer = split_explorer(study)
+    explorer.controls["image"].value = 1
+    assert explorer.picture.file_name == "split_tinyscapes_stage-T1_method-FT_image-1.png"
+
+
+def test_reset_goes_back_to_what_the_cell_showed_and_draws_once(pixel, drawn):
+    with pixel.hold():  # as notebook 11 does
+        pixel.controls["row"].value = 5
+    pixel._repr_mimebundle_()  # the cell shows it
+    shown, start = picture(pixel), values(pixel)
+    for name, value in (("image", 1), ("method", "FT"), ("student", "FT"), ("row", 9)):
+        pixel.controls[name].value = value
+    seen = drawn(pixel)
+    pixel.back.click()
+    assert values(pixel) == start and start["row"] == 5 and len(seen) == 1
+    assert np.array_equal(picture(pixel), shown)
+
+
+def test_reset_mends_an_error(pixel):
+    pixel.controls["method"].value = "LWM"
+    assert pixel.picture.value == b""
+    pixel.back.click()
+    assert pixel.sentence.startswith("CIL at row 16, column 32: ") and picture(pixel).size
+
+
+def test_every_explorer_explains_its_picture_and_only_the_pixel_explorer_takes_keys(
+    entropy, pixel, study
+):
+    about = [explorer.picture.about for explorer in (entropy, pixel, split_explorer(study))]
+    assert len(set(about)) == 3 and min(map(len, about)) > 100
+    assert "arrow keys" in pixel.picture.hint and not entropy.picture.hint
+
+
+def test_a_page_learns_where_the_front_end_of_the_picture_lies(pixel, monkeypatch):
+    colab = {"widget": {"colab": {"custom_widget_manager": {"url": "there"}}}}
+    monkeypatch.setattr(pixel.picture, "_repr_mimebundle_", lambda: ({}, dict(colab)))
+    _, metadata = pixel._repr_mimebundle_()
+    assert metadata == colab | {"image/png": {"alt": pixel.sentence}}
 
 
 # entropy
@@ -257,27 +345,50 @@ def test_every_control_of_the_pixel_explorer_changes_the_picture(pixel, name, va
     assert not np.array_equal(before, picture(pixel))
 
 
-def test_a_click_into_any_picture_moves_both_sliders_and_draws_once(pixel, monkeypatch):
-    drawn = []
-    draw = pixel.draw
-    monkeypatch.setattr(
-        pixel, "draw", lambda figure, **values: drawn.append(values) or draw(figure, **values)
-    )
+def test_a_click_into_any_picture_moves_both_sliders_and_draws_once(pixel, drawn):
+    seen = drawn(pixel)
     pictures = [ax for ax in pixel.figure.axes if ax.images]
     assert len(pictures) == 4
     for ax, (row, column) in zip(pictures, [(0, 0), (31, 63), (7, 40), (20, 11)], strict=True):
-        x, y = ax.transData.transform((column, row))
-        drawn.clear()
-        pixel.click(x, pixel.figure.bbox.height - y)
+        place = pixel.figure.transFigure.inverted().transform(ax.transData.transform((column, row)))
+        seen.clear()
+        assert told(pixel, {"click": [place[0], 1 - place[1]]}) == [{"done": True}]
         assert (pixel.controls["row"].value, pixel.controls["column"].value) == (row, column)
-        assert len(drawn) == 1
+        assert len(seen) == 1
         assert f"row {row}, column {column}:" in pixel.sentence
 
 
 def test_a_click_beside_the_pictures_does_nothing(pixel):
     before = pixel.picture.value
-    pixel.click(1, pixel.figure.bbox.height - 1)
+    assert told(pixel, {"click": [0.001, 0.999]}) == [{"done": True}]
     assert pixel.picture.value == before
+
+
+def test_arrow_keys_move_the_pixel_up_to_the_border_and_draw_once(pixel, drawn):
+    seen = drawn(pixel)
+    for keys, place in (
+        ([1, 0], (17, 32)),
+        ([0, -10], (17, 22)),
+        ([-40, 3], (0, 25)),  # several keys that were pressed while a picture was drawn
+        ([-1, 0], (0, 25)),
+        ([100, 100], (31, 63)),
+    ):
+        seen.clear()
+        assert told(pixel, {"move": keys}) == [{"done": True}]
+        assert (pixel.controls["row"].value, pixel.controls["column"].value) == place
+        assert len(seen) == 1 and "row {}, column {}:".format(*place) in pixel.sentence
+
+
+def test_the_browser_is_answered_even_if_a_key_cannot_be_obeyed(pixel, monkeypatch):
+    def interrupted(**values):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(pixel, "_set", interrupted)
+    answers = []
+    monkeypatch.setattr(pixel.picture, "send", answers.append)
+    with pytest.raises(KeyboardInterrupt):
+        pixel.picture._handle_custom_msg({"move": [1, 0]}, [])
+    assert answers == [{"done": True}]
 
 
 def test_a_method_with_a_second_teacher_says_how_to_get_it(pixel, study):

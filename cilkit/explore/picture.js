@@ -20,8 +20,10 @@ function render({ model, el }) {
   const image = make("img", frame);
 
   function show() {
+    const png = model.get("value");
+    if (png.byteLength === 0) return; // the picture is about to be hidden
     URL.revokeObjectURL(image.src);
-    image.src = URL.createObjectURL(new Blob([model.get("value")], { type: "image/png" }));
+    image.src = URL.createObjectURL(new Blob([png], { type: "image/png" }));
     image.alt = model.get("alt");
     save.href = image.src;
     save.download = model.get("file_name");

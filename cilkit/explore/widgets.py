@@ -43,7 +43,6 @@ LIMITS = (1, 8)  # of the scale of weights, wherever the sliders stand
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 CHOOSE = "Choose a pixel: click, or press arrow keys, with Shift for ten at a time"
 BACK = "All controls as they were when the cell ran"
-TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 
 
 class Explorer(VBox):
@@ -74,14 +73,15 @@ class Explorer(VBox):
             layout=Layout(max_width="100%", align_self="flex-start"),
         )
         self.text, self._clickable = HTML(), clickable
-        back = Button(description="Reset", tooltip=BACK, layout=Layout(width="auto"))
-        back.on_click(lambda _: self.reset())
-        for part, kind in ((self.picture, "picture"), (self.text, "text"), (back, "reset")):
+        self.back = Button(description="Reset", tooltip=BACK, layout=Layout(width="auto"))
+        self.back.on_click(lambda _: self.reset())
+        parts = {"picture": self.picture, "text": self.text, "reset": self.back}
+        for kind, part in parts.items():
             part.add_class(f"cilkit-{kind}")
         for kind, control in self.controls.items():
             control.add_class(f"cilkit-{kind}")
             control.observe(self._update, "value")
-        row = Box([*self.controls.values(), back], layout=Layout(flex_flow="row wrap"))
+        row = Box([*self.controls.values(), self.back], layout=Layout(flex_flow="row wrap"))
         super().__init__([row, self.text, self.picture])
         self._start = self._values()
         self._update()
