@@ -82,8 +82,7 @@ def instructor(notebook: NotebookNode) -> NotebookNode:
     for cell in found.cells:
         cell.metadata.pop("jupyter", None)
         if cell.cell_type == "markdown" and (tagged(cell, ANSWER) or tagged(cell, NOTE)):
-            title = "" if tagged(cell, NOTE) else "**Answer**\n\n"
-            cell.source = indent(title + cell.source, "> ", lambda line: True)
+            cell.source = indent(cell.source, "> ", lambda line: True)
     return found
 
 

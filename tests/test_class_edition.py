@@ -30,7 +30,7 @@ def notebook() -> NotebookNode:
             ),
             new.new_code_cell("def mine(x):  # exercise: twice x\n    ..."),
             new.new_code_cell("assert 2 * 2 == 4", metadata=tags),
-            new.new_markdown_cell("Since $2x$.", metadata=tags),
+            new.new_markdown_cell("**Answer**\n\nSince $2x$.", metadata=tags),
             new.new_code_cell(
                 "A = None  # exercise 2: a\nB = None  # exercise: b",
                 execution_count=3,
@@ -163,6 +163,8 @@ def test_answers_in_words_and_notes_are_folded_without_a_heading_and_minutes_are
             assert cell.cell_type == "markdown"
         if tags and cell.cell_type == "markdown":
             assert not re.search(r"^#", cell.source, re.MULTILINE), cell.id
+            # JupyterLab shows the first line of a folded cell
+            assert "instructor" in tags or cell.source.startswith("**Answer**\n\n"), cell.id
 
 
 # what is written
