@@ -74,6 +74,7 @@ def executed(parameters: Mapping[str, str | int]) -> NotebookNode:
                 dict(parameters),
                 kernel_name="python3",
                 progress_bar=False,
+                extra_arguments=["--IPKernelApp.log_level=ERROR"],  # its warnings are for servers
             )
         except papermill.PapermillExecutionError as error:
             raise ValueError(
