@@ -5,6 +5,7 @@ import runpy
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import numpy as np
@@ -55,6 +56,34 @@ def test_the_picture_shows_the_labels_of_each_stage_and_two_predictions(study):
         coloured += np.array([pixel in own for pixel in pixels]).reshape(32, 64)
     assert coloured.max() == 1  # no pixel is labelled by two stages
     assert not np.array_equal(shown["FT after T3"], shown["CIL after T3"])
+
+
+def test_the_animation_of_the_readme_is_drawn(study, tmp_path, monkeypatch, capsys):
+    asked = []
+    monkeypatch.setattr(study_module, "Study", lambda *what, **more: asked.append(what) or study)
+    script = shutil.copy(ROOT / "data" / "explorer.py", tmp_path)
+    made = runpy.run_path(script, run_name="__main__")
+    assert asked == [("toyscapes", "data/runs", "quick")]  # what `make study` leaves
+    assert capsys.readouterr().out.splitlines()[-1] == str(tmp_path / "explorer.gif")
+    committed = ROOT / "data" / "explorer.gif"
+    assert committed.stat().st_size < 1_000_000
+    with Image.open(tmp_path / "explorer.gif") as drawn, Image.open(committed) as old:
+        for animation in (drawn, old):
+            assert animation.n_frames == len(made["TEMPERATURES"]) == 12
+            assert animation.width == made["WIDTH"] and animation.info["loop"] == 0
+        assert drawn.size == old.size
+
+
+def test_every_picture_of_the_animation_is_another_and_its_colours_do_not_flicker(study):
+    made = runpy.run_path(str(ROOT / "data" / "explorer.py"))
+    shown = [np.asarray(picture).astype(int) for picture in made["frames"](study)]
+    assert all(not np.array_equal(one, next_) for one, next_ in pairwise(shown))
+    still = [picture[: len(picture) // 3, : made["WIDTH"] // 3] for picture in shown]
+    assert all(np.array_equal(one, still[0]) for one in still)  # the image
+    limited = made["with_one_palette"](list(map(Image.fromarray, np.uint8(shown))))
+    assert len({tuple(picture.getpalette()) for picture in limited}) == 1
+    off = np.abs(np.asarray([picture.convert("RGB") for picture in limited]) - shown)
+    assert off.max() < 48 and off.mean() < 4
 
 
 def test_a_graph_is_drawn_into_a_file(tmp_path):

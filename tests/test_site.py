@@ -323,7 +323,8 @@ def visit(browser, site) -> Iterator:
 
 
 SHOWN = [
-    *("index", "data/README", "benchmarks/README", "notebooks/README", "api/index"),
+    *("index", "data/README", "benchmarks/README", "notebooks/README", "notebooks/GLOSSARY"),
+    "api/index",
     *("api/cilkit.losses", "api/cilkit.explore.plots", "api/cilkit.study"),
     *(f"notebooks/{name}" for name in NOTEBOOKS),
 ]

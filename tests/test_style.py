@@ -1,6 +1,7 @@
 """The house rules that a machine can check: pre-commit's hooks and the notebooks' form."""
 
 import ast
+import json
 import re
 import subprocess
 import sys
@@ -129,6 +130,14 @@ def test_the_conda_environment_leaves_the_dependency_list_to_pyproject():
     (editable,) = pip["pip"]
     extras = editable.removeprefix("-e .[").removesuffix("]").split(",")
     assert editable.startswith("-e .[") and set(extras) <= set(project["optional-dependencies"])
+
+
+def test_the_dev_container_has_a_python_that_the_kit_accepts_and_installs_pinned_packages():
+    container = json.loads((ROOT / ".devcontainer" / "devcontainer.json").read_text())
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    python = Version(container["image"].rpartition(":")[2])
+    assert VersionSpec(project["requires-python"]).matches(python)
+    assert container["postCreateCommand"] == "pip install -c constraints.txt -e ."
 
 
 def test_constraints_pin_every_dependency_and_name_no_address():
