@@ -24,7 +24,7 @@ from cilkit.splits import load_split
 from cilkit.study import runs
 from cilkit.study.plan import run_name
 from cilkit.study.provenance import plain
-from cilkit.study.runs import FILES, NOTEBOOKS, Run
+from cilkit.study.runs import FILES, NOTEBOOKS, Run, maker
 from cilkit.training.config import differences
 
 SPLIT = load_split()
@@ -297,9 +297,9 @@ def test_a_missing_run_is_answered_with_those_there_are(save, tmp_path):
         ("T1", "05_train_t1.ipynb"),
         ("SS_T3", "05_train_t1.ipynb"),
         ("FT_T2", "06_ft_fe.ipynb"),
-        ("FE_T3", "06_ft_fe.ipynb"),
+        ("FE_T3", "Study.run(stage, method)"),
         ("LWOF_T2", "07_lwof.ipynb"),
-        ("LWM_T3", "08_lwm.ipynb"),
+        ("LWM_T3", "Study.run(stage, method)"),
         ("LWM_teacher_T2", "08_lwm.ipynb"),
         ("Michieli_T2", "09_michieli.ipynb"),
         ("CIL_T2", "10_cil.ipynb"),
@@ -709,3 +709,19 @@ def test_signs_that_latex_reads_as_commands_are_escaped_once(tmp_path):
     save_results(tmp_path, {"two": pd.DataFrame({"a": ["50 %"]}).style.format(escape="latex")})
     assert r" 50 \% " in (tmp_path / "two.tex").read_text(encoding="utf-8")
     assert "06_ft_fe & 50 %" in (tmp_path / "one.csv").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    ("method", "stage", "what"),
+    [
+        ("T1", "T1", "05_train_t1"),
+        ("SS", "T3", "05_train_t1"),
+        ("FT", "T2", "06_ft_fe"),
+        ("FT", "T3", "study.run('T3', 'FT')"),
+        ("LWM teacher", "T3", "study.run('T3', 'LWM teacher')"),
+        ("CIL", "T3", "10_cil"),
+        ("PLOP", "T2", "study.run('T2', 'PLOP')"),
+    ],
+)
+def test_a_missing_run_is_made_by_the_notebook_that_tells_of_its_stage(method, stage, what):
+    assert maker(method, stage, "T2") == what

@@ -41,7 +41,7 @@ from cilkit.results.tables import (
 from cilkit.splits import load_split
 from cilkit.study import runs
 from cilkit.study.plan import plan
-from cilkit.study.runs import NOTEBOOKS, Run
+from cilkit.study.runs import Run, maker
 
 TASKS = ["task1", "task2", "task12", "task3", "task123"]
 TITLES = ["Task 1", "Task 2", "Task 1∪2", "Task 3", "Task 1∪2∪3"]
@@ -282,11 +282,11 @@ def test_each_method_that_is_missing_is_named_with_its_stages_and_its_notebook(f
     only = [run for run in found if run.config["seed"] == 0]
     assert missing_runs(only) == [
         "SS in T3: run 05_train_t1",
-        "FT in T3: run 06_ft_fe",
-        "FE in T2 and T3: run 06_ft_fe",
-        "LWOF in T2 and T3: run 07_lwof",
-        "LWM in T2 and T3: run 08_lwm",
-        "Michieli in T2 and T3: run 09_michieli",
+        "FT in T3: run study.run('T3', 'FT')",
+        "FE in T2 and T3: run study.run('T3', 'FE')",
+        "LWOF in T2 and T3: run study.run('T3', 'LWOF')",
+        "LWM in T2 and T3: run study.run('T3', 'LWM')",
+        "Michieli in T2 and T3: run study.run('T3', 'Michieli')",
         "CIL (w/o weights) in T3: run 10_cil",
         "mine in T3: run study.run('T3', ...) with that method",
         *one_seed(only),
@@ -304,7 +304,7 @@ def test_a_run_that_some_seeds_lack_is_named_with_these_seeds(make_run):
         if tuple(run.config[field] for field in ("method", "stage", "seed")) not in gone
     ]
     assert missing_runs(kept) == [
-        "FE in T2 and T3, SEED 0, 4: run 06_ft_fe",
+        "FE in T2 and T3, SEED 0, 4: run study.run('T3', 'FE')",
         "CIL in T3, SEED 1: run 10_cil",
     ]
 
@@ -777,9 +777,9 @@ def test_nothing_of_a_whole_study_is_missing_and_of_an_empty_one_each_notebook(o
     assert [line.split(" in ")[0] for line in lines] == ["SS", *METHODS]
     for line in lines:
         method, rest = line.split(" in ")
-        where, _, notebook = rest.partition(": run ")
+        where, _, what = rest.partition(": run ")
         assert where.replace(" and ", ", ").split(", ") == later
-        assert notebook == NOTEBOOKS[method]
+        assert what == maker(method, later[-1], later[0])
 
 
 @pytest.mark.parametrize("table", TABLES)

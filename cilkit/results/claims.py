@@ -23,7 +23,8 @@ from cilkit.results.scores import (
     split_of,
 )
 from cilkit.splits import load_split
-from cilkit.study.runs import NOTEBOOKS, Run
+from cilkit.study import runs
+from cilkit.study.runs import Run
 
 MUCH, CLOSE = 10.0, 5.0  # points of mIoU
 LEDGER = ["claim", "place", "paper", "verdict", "margin", "low", "high", "seeds", "missing"]
@@ -46,7 +47,7 @@ class Scores:
             raise NotRun(f"no stage {stage} in this split, which has {', '.join(self.stages)}")
         value = score(self.table, stage, method, task)
         if pd.isna(value):
-            maker = NOTEBOOKS.get(method, f"study.run({stage!r}, {method!r})")
+            maker = runs.maker(method, stage, self.stages[1])
             raise NotRun(f"{method} in {stage} ({maker})")
         return value
 

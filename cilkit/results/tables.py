@@ -92,7 +92,7 @@ def _beside_the_papers(found: Sequence[Run], methods: list[str]) -> pd.DataFrame
 
 
 def missing_runs(found: Sequence[Run]) -> list[str]:
-    """A line for each method of the tables whose runs are missing: which notebook makes them.
+    """A line for each method of the tables whose runs are missing: what makes them.
 
     Seeds are named where only some lack a run; the last line asks for more where there is one.
     """
@@ -108,7 +108,10 @@ def missing_runs(found: Sequence[Run]) -> list[str]:
                 stages_lacking.setdefault(lacking, []).append(stage)
         for lacking, stages in stages_lacking.items():
             where = "" if list(lacking) == seeds else f", SEED {_listed(lacking)}"
-            maker = NOTEBOOKS.get(method, f"study.run({stages[-1]!r}, ...) with that method")
+            if method in NOTEBOOKS:
+                maker = runs.maker(method, stages[-1], later[0])
+            else:
+                maker = f"study.run({stages[-1]!r}, ...) with that method"
             lines.append(f"{method} in {_together(stages)}{where}: run {maker}")
     return lines + one_seed(found)
 

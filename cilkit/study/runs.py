@@ -38,7 +38,7 @@ WEIGHTS, SUMS = "weights.safetensors", "SHA256SUMS"  # `sha256sum --check SHA256
 FILES = (WEIGHTS, "config.json", "history.csv", "scores.json", SUMS)
 USUAL, MOST_NAMED = "data/runs", 12  # where runs lie by default; how many a message names
 FIELD = ("old", "new", "all", "average", "forgetting")
-NOTEBOOKS = {  # which notebook makes the runs of a method, in all stages
+NOTEBOOKS = {  # which notebook makes the runs of a method
     FIRST_STAGE.name: "05_train_t1",
     SS.name: "05_train_t1",
     FT.name: "06_ft_fe",
@@ -50,6 +50,7 @@ NOTEBOOKS = {  # which notebook makes the runs of a method, in all stages
     CIL_UNWEIGHTED.name: "10_cil",
     CIL.name: "10_cil",
 }
+SECOND_STAGE = ("06_ft_fe", "07_lwof", "08_lwm", "09_michieli")  # these tell of no later stage
 
 
 @dataclass(frozen=True)
@@ -243,11 +244,24 @@ def _no_run(folder: Path) -> str:
     where = "" if above == folder.parent else f" in {above}"
     made_by = {as_file(method): notebook for method, notebook in NOTEBOOKS.items()}
     notebook = made_by.get(re.sub(r"_[^_]*$", "", folder.name))
+    if notebook in SECOND_STAGE and not folder.name.endswith("_T2"):
+        notebook = None
     maker = f"{notebook}.ipynb saves" if notebook else "Study.run(stage, method) saves"
     return (
         f"no run {folder.name!r} in {folder.parent} (found{where}: {named}); {maker} "
         f"{folder.name!r}, run that first"
     )
+
+
+def maker(method: str, stage: str, second: str) -> str:
+    """What makes the runs of a method up to a stage: a notebook, or a call; `second` is the second.
+
+    Notebooks 06 to 09 make those of the second stage alone.
+    """
+    notebook = NOTEBOOKS.get(method)
+    if notebook is None or (notebook in SECOND_STAGE and stage != second):
+        return f"study.run({stage!r}, {method!r})"
+    return notebook
 
 
 def without_weights(folder: Path) -> Run:
