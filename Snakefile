@@ -148,7 +148,7 @@ def jobs_in_turn():
                 add("notebook", DONE / job, EXECUTED / f"{job}.ipynb", job, needs, **of)
             else:
                 run, needs = planned(this), [drawn, *needed(this)]
-                work = effort(run, get_config(preset)), f"{data}/{preset}/{run.stage.name}"
+                work = effort(run, get_config(preset)), f"{data}/{preset}"
                 add("training", DONE / job, LOGS / f"{job}.txt", job, needs, *work, **of)
         if seed == BATCH.seeds[-1]:
             executed, needs = RESULTS / "12_results.ipynb", trained(of)

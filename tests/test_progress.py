@@ -62,7 +62,7 @@ def jobs_of(folder: Path, preset: str = "quick", methods: tuple[Method, ...] = A
     def training(run) -> Job:
         needs = [str(folder / needed.name) for needed in run.needs]
         work = effort(run, get_config(preset))
-        return Job(run.name, "training", folder / f"{run.name}.txt", needs, work, run.stage.name)
+        return Job(run.name, "training", folder / f"{run.name}.txt", needs, work, preset)
 
     def notebook(name: str, shown: list[Method]) -> Job:
         last = 2 if name in ("06_ft_fe", "08_lwm", "09_michieli") else 3
@@ -136,6 +136,23 @@ def test_a_chain_of_few_trainings_does_not_become_faster_by_a_second_slot(tmp_pa
     progress = Progress(jobs_of(tmp_path, "quick", chosen), slots=2)
     shares = told(progress, lambda job: TRAINED.get(job.name, [15.0])[0], 6.0)
     assert all(0.7 < share < 1.3 for share in shares.values())
+
+
+def test_trainings_of_another_preset_are_told_from_their_own_where_one_was_measured(tmp_path):
+    quick, paper = ("quick", 1.0), ("paper", 4.0)
+    jobs = {
+        f"{k} {preset}": Job("T1", "training", tmp_path / f"{k}{preset}", (), effort, preset)
+        for preset, effort in (quick, paper)
+        for k in range(2)
+    }
+    progress, taken = Progress(jobs), {"0 quick": 100.0, "0 paper": 1000.0}
+    for stamp, seconds in taken.items():
+        progress.begin(stamp, NOON)
+        write_log(jobs[stamp], seconds, seconds, NOON + seconds)
+        progress.end(stamp, NOON + seconds)
+        if stamp == "0 quick":  # in the pace of the other preset: all that is known
+            assert progress.seconds_left(NOON) == 100 + 400 + 400
+    assert progress.seconds_left(NOON) == 100 + 1000
 
 
 def test_nothing_is_told_before_a_training_was_measured(tmp_path):

@@ -34,7 +34,7 @@ class Job:
     file    the log of a training, the executed notebook, or the log of the data
     needs   the stamps of the jobs before it
     effort  of a training, as `effort` has it
-    alike   trainings of one study and stage have the same text here
+    alike   trainings of one data set and preset have the same text here
     """
 
     name: str
