@@ -34,7 +34,7 @@ from cilkit.results import reference
 from cilkit.study import runs
 from cilkit.study.machine import trained_images
 from cilkit.study.plan import PlannedRun, plan
-from cilkit.study.provenance import code_version, settings
+from cilkit.study.provenance import code_version
 from cilkit.study.runs import FILES, SUMS, WEIGHTS, Run
 from cilkit.study.study import Study
 from cilkit.training.config import differences
@@ -129,7 +129,7 @@ class Job:
     @cached_property
     def _wanted(self) -> dict:
         """What of a run's configuration is known before its teachers are."""
-        files, config = self.study.data.fingerprint(), settings(self.study.config)
+        files, config = self.study.data.fingerprint(), self.study.settings
         return {"train": config, "files": files, "code": code_version(self.run.method)}
 
     @property
@@ -436,13 +436,19 @@ def summary(jobs: Sequence[Job]) -> Iterator[str]:
         yield f"{study[0].folder.parent}: {done} of {len(study)} finished{names if rest else ''}"
 
 
+def _exit_once(*_) -> None:
+    """End by a signal: another one must not interrupt what is then written."""
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    sys.exit("stopped")
+
+
 def main() -> None:
     """Do the parts that were asked for, and write what there is at the end in any case."""
     options = Options.read(os.environ)
     options.out.mkdir(parents=True, exist_ok=True)
     options.work.mkdir(parents=True, exist_ok=True)
     log = Log(options.out / "log.txt")
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit("stopped"))
+    signal.signal(signal.SIGTERM, _exit_once)
     if options.device == "cuda" and not torch.cuda.is_available():
         raise ValueError("no GPU here; DEVICE=cpu runs everything on the processor, for a test")
     hidden = {} if options.device == "cuda" else {"CUDA_VISIBLE_DEVICES": ""}

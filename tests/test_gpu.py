@@ -222,6 +222,8 @@ class Forked:
         self.process = PROCESSES.Process(target=_train, args=(command[3:], log))
         self.process.start()
         self.pid = self.process.pid
+        while self.process.is_alive() and os.getpgid(self.pid) != self.pid:
+            time.sleep(0.01)  # it leads its group first, as a process of `gpu.start` does at once
 
     @property
     def returncode(self) -> int | None:
@@ -265,7 +267,7 @@ def call(options, monkeypatch):
             ended.extend(re.findall("finished: .*/(.*),", line))
             running = sum(line.startswith("begun: ") for line in said) - len(ended)
             if len(ended) == stop_after and running:  # two may end at once: then the next begins
-                os.kill(os.getpid(), signal.SIGTERM)
+                signal.raise_signal(signal.SIGTERM)  # in this thread: nothing more is done first
 
         with monkeypatch.context() as patch:
             patch.setattr(gpu.Log, "__call__", note)

@@ -129,7 +129,7 @@ def test_what_a_scheduler_sets_starts_no_second_process(tiny, monkeypatch, sched
     monkeypatch.setattr(MPIEnvironment, "detect", lambda: pytest.fail("it was asked"))
     for name, value in SCHEDULERS[scheduler].items():
         monkeypatch.setenv(name, value)
-    evaluation._best_device.cache_clear()
+    evaluation.best_device.cache_clear()
     assert evaluation.used_precision(replace(tiny, precision="auto")) in ("32-true", "bf16-mixed")
     fabric = evaluation.make_fabric(tiny)
     assert (fabric.world_size, fabric.global_rank) == (1, 0)

@@ -23,7 +23,7 @@ from cilkit.networks import get_network
 from cilkit.study.definitions import Definitions, parse, without_prose
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
-from cilkit.training.evaluation import make_fabric, used_precision
+from cilkit.training.evaluation import make_fabric, used_memory_format, used_precision
 
 # a training and its scores begin with these functions: what they refer to decides the outcome
 TRAINING = ("fit", "fit_stage", "evaluate")
@@ -79,6 +79,7 @@ def environment(config: TrainConfig) -> dict[str, str | int]:
         "device": device.type,
         "processor": _processor(device),
         "precision": used_precision(config),
+        "memory_format": used_memory_format(config),
         "threads": torch.get_num_threads(),
         "processes": distributed.world_size(),
     }
@@ -93,7 +94,9 @@ def _processor(device: torch.device) -> str:
 
 def settings(config: TrainConfig) -> dict:
     """The choices of a training that change its weights, in the form in which a run keeps them."""
-    return plain(asdict(replace(config, workers=0)))
+    kept = asdict(replace(config, workers=0))
+    del kept["memory_format"]  # like the number of threads, it changes last digits only
+    return plain(kept)
 
 
 def plain(value: object) -> object:

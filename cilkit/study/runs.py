@@ -8,6 +8,7 @@ import re
 import shutil
 import uuid
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from io import BytesIO
 from pathlib import Path
@@ -272,6 +273,16 @@ def without_weights(folder: Path) -> Run:
         pd.read_csv(BytesIO(read(folder / "history.csv"))),
         json.loads(read(folder / "scores.json")),
     )
+
+
+def environments(folder: Path) -> list[dict]:
+    """Where the finished runs of a study were trained; a damaged one does not tell."""
+    found = []
+    for file in sorted(folder.glob("[!.]*/config.json")):
+        if is_finished(file.parent):
+            with suppress(OSError, ValueError):  # the latter: not as it was saved, or no JSON
+                found.append(json.loads(read(file)).get("environment") or {})
+    return found
 
 
 def find(folder: Path | str) -> list[Run]:

@@ -35,6 +35,7 @@ from cilkit.training.evaluation import evaluate, make_fabric
 from cilkit.training.loop import Monitor
 from cilkit.training.memory import check_size, choose, rate
 from cilkit.training.stage import fit, fit_stage
+from cilkit.training.timing import decided, timed
 
 SAME_FOR_ALL_METHODS = ("data", "preset", "seed", "train", "split", "files")
 # what a network disk answers that does not know flock(2)
@@ -75,6 +76,7 @@ class Study:
         check_seed(seed)
         check_path("RUNS", runs)
         self.config: TrainConfig = get_config(preset, **changes)
+        self.settings = settings(self.config)  # as its runs record them
         self.preset, self.seed, self.show = preset, seed, show
         if distributed.launched_world_size() > 1:
             make_fabric(self.config)  # connects them, before anything takes time
@@ -82,6 +84,11 @@ class Study:
         plan(self.split)  # a ValueError if two runs would share a folder
         self.folder = resolve(runs) / self.data.name / preset / f"seed{seed}"
         check_folder(runs, self.folder)
+        self.config = distributed.on_rank0(self._decided)
+
+    def _decided(self) -> TrainConfig:
+        """The precision and the memory format of the runs there are; else as far as is known."""
+        return decided(self.config, runs.environments(self.folder))
 
     @property
     def split(self) -> Split:
@@ -184,6 +191,7 @@ class Study:
         self, planned: PlannedRun, models: Mapping[str, Run], config: dict, folder: Path
     ) -> Run:
         distributed.on_rank0(lambda: check_labels(self.data))
+        self.config = distributed.on_rank0(lambda: timed(self._decided()))
         method, stage, height = planned.method, planned.stage, self.config.height
         labels = "all" if method.extends else method.labels  # of the classes that it has learned
         learned = stage.visible(labels)
@@ -234,7 +242,7 @@ class Study:
             "seed": self.seed,
             "method": planned.method.name,
             "stage": planned.stage.name,
-            "train": settings(self.config),
+            "train": self.settings,
             "split": plain(_recorded(self.split)),
             "files": self.data.fingerprint(),
             "teacher": None,

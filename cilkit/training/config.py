@@ -28,6 +28,7 @@ class TrainConfig:
     identity_start: bool = False  # new residual blocks begin as the identity: for short trainings
     start: Literal["random", "teacher"] = "random"  # teacher-based students (footnote 2)
     precision: Literal["auto", "32-true", "bf16-mixed"] = "auto"
+    memory_format: Literal["auto", "contiguous", "channels_last"] = "auto"  # of numbers in memory
     workers: int = 0  # processes that decode and augment; 0: this one, on a GPU four
 
     def __post_init__(self) -> None:
@@ -46,6 +47,7 @@ class TrainConfig:
             ("schedule", ["step", "epoch"]),
             ("start", ["random", "teacher"]),
             ("precision", ["auto", "32-true", "bf16-mixed"]),
+            ("memory_format", ["auto", "contiguous", "channels_last"]),
         ):
             if getattr(self, name) not in choices:
                 raise ValueError(unknown(name, getattr(self, name), choices))

@@ -26,6 +26,7 @@ from cilkit.training.config import TrainConfig
 
 Placed = TypeVar("Placed", Segmenter, Tensor)
 
+FORMATS = {"contiguous": torch.contiguous_format, "channels_last": torch.channels_last}
 EVALUATION_BATCH = 4, 2**19  # images that are evaluated in one pass, and their pixels, at most
 
 logging.getLogger("lightning_fabric").setLevel(logging.WARNING)  # no line about the precision
@@ -205,7 +206,7 @@ def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
     """The configured precision; "auto" is bf16 where the processor multiplies it in hardware."""
     if config.precision != "auto":
         return config.precision
-    device = _best_device()
+    device = best_device()
     gains = False
     if device.type == "cuda":
         gains = torch.cuda.is_bf16_supported(including_emulation=False)
@@ -215,18 +216,28 @@ def used_precision(config: TrainConfig) -> Literal["32-true", "bf16-mixed"]:
     return "bf16-mixed" if gains else "32-true"
 
 
+def used_memory_format(config: TrainConfig) -> Literal["contiguous", "channels_last"]:
+    """The configured memory format of networks and images; "auto" follows the precision.
+
+    channels_last is faster in bf16 on all processors that were tried, and in float32 on some: a
+    `Study` times it, see `cilkit.training.timing`.
+    """
+    if config.memory_format != "auto":
+        return config.memory_format
+    return "channels_last" if used_precision(config) == "bf16-mixed" else "contiguous"
+
+
 @cache
-def _best_device() -> torch.device:
+def best_device() -> torch.device:
+    """The device that Lightning Fabric chooses: a GPU if there is one."""
     return Fabric(devices=1, plugins=LightningEnvironment()).device
 
 
 def to_device(what: Placed, fabric: Fabric, config: TrainConfig) -> Placed:
-    """A network or images (B, 3, H, W) on the device, in the memory format of this precision.
+    """A network or images (B, 3, H, W) on the device, in the memory format of `config`.
 
-    Images also get its type, so that student and teacher see the same ones.
+    Images also get the type of its precision, so that student and teacher see the same ones.
     """
-    bf16 = used_precision(config) == "bf16-mixed"
-    if bf16 and isinstance(what, Tensor):  # weights stay in float32
-        what = what.bfloat16()
-    memory_format = torch.channels_last if bf16 else torch.contiguous_format
-    return what.to(fabric.device, memory_format=memory_format)
+    if isinstance(what, Tensor) and used_precision(config) == "bf16-mixed":
+        what = what.bfloat16()  # weights stay in float32
+    return what.to(fabric.device, memory_format=FORMATS[used_memory_format(config)])
