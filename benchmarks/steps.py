@@ -17,12 +17,14 @@ from cilkit.data.augmentation import Augmented
 from cilkit.data.images import LabelledImages
 from cilkit.methods import METHODS, Method, Step
 from cilkit.networks.erfnet import ERFNet
-from cilkit.training.config import PRESETS
-from cilkit.training.evaluation import used_precision
+from cilkit.training.config import PRESETS, TrainConfig
+from cilkit.training.evaluation import FORMATS, used_memory_format
 from cilkit.training.stage import fit_stage
+from cilkit.training.timing import timed, way_of, ways
 
 PAPER, QUICK = (6, 192, 640), (2, 96, 192)  # images in a batch, height, width
 CIL = METHODS["CIL"]
+BARE = "bare step", "bare teacher"
 
 
 def step(
@@ -38,14 +40,19 @@ def step(
         at = "CIL T2 step, {} x 3 x {} x {}".format(*shape)
         with as_if_large() as folder:
             works = references(STAGE, shape) | samples(folder, shape, size)
-            time = time_step(CIL, STAGE, shape, repeats, works)
-        bare = time["bare step"] + time["bare teacher"]
+            taken = way_of(timed(config_of(shape)))
+            time = time_step(CIL, STAGE, shape, repeats, works, *taken)
+        bare = {way: sum(time[f"{part}, {', '.join(way)}"] for part in BARE) for way in ways()}
         with_samples = (time["textbook step"] + time["textbook samples"]) / (
             time["kit"] + time["kit samples"]
         )
         rows += [
-            Row(at, 1000 * time["kit"], "ms"),
-            Row(f"{at} / (bare step + teacher forward)", time["kit"] / bare, "x", 1.1),
+            *(
+                Row("bare step + teacher forward, {}, {}".format(*way), 1000 * value, "ms")
+                for way, value in bare.items()
+            ),
+            Row("{} (in {}, {})".format(at, *taken), 1000 * time["kit"], "ms"),
+            Row(f"{at} / the fastest bare one", time["kit"] / min(bare.values()), "x", 1.1),
             Row(f"textbook step / {at}", time["textbook step"] / time["kit"], "x", 4, "at least"),
             Row(
                 "the same, both with samples of {} x {}".format(*size),
@@ -53,6 +60,13 @@ def step(
             ),
         ]  # fmt: skip
     return rows
+
+
+def config_of(shape: tuple[int, int, int]) -> TrainConfig:
+    """The preset paper with another batch and crop."""
+    batch, *crop = shape
+    paper = PRESETS["paper"]
+    return replace(paper, batch=batch, augmentation=replace(paper.augmentation, crop=tuple(crop)))
 
 
 def samples(
@@ -79,6 +93,7 @@ def time_step(
     repeats: int,
     works: Mapping[str, Callable[[], object]] | None = None,
     precision: str = "auto",
+    memory_format: str = "auto",
 ) -> dict[str, float]:
     """Median seconds of the kit's own step and of other works, all in turn.
 
@@ -86,7 +101,8 @@ def time_step(
     has ended, and the others have their turn. The first round is for warming up.
     """
     batch, *size = shape
-    config = replace(PRESETS["paper"], epochs=1, batch=batch, workers=0, precision=precision)
+    way = {"precision": precision, "memory_format": memory_format}
+    config = replace(config_of(shape), epochs=1, workers=0, **way)
     inputs = random_inputs(method, stage, shape)
     works = works or {}
     times: dict[str, list[float]] = {name: [] for name in ["kit", *works]}
@@ -125,19 +141,24 @@ def random_inputs(
 
 
 def references(stage: Stage, shape: tuple[int, int, int]) -> dict[str, Callable[[], object]]:
-    """The bare step, the bare teacher and the textbook step, on the batch of `time_step`."""
+    """The textbook step, and in each way the bare step and teacher, on the batch of `time_step`."""
     pixels, labels = (part.to(device()) for part in random_inputs(CIL, stage, shape))
-    students = [ERFNet(stage.seen.stop).to(pixels.device) for _ in range(2)]
-    teachers = [ERFNet(stage.old.stop).to(pixels.device) for _ in range(2)]
     gradient = torch.randn(
         len(pixels), stage.seen.stop, *pixels.shape[2:], device=pixels.device
     ) / (labels.numel())  # (B, S, H, W)
-    bf16 = used_precision(PRESETS["paper"]) == "bf16-mixed"
-    return {
-        "bare step": textbook.bare_step(students[0], pixels, gradient, bf16),
-        "bare teacher": textbook.bare_teacher(teachers[0], pixels, bf16),
-        "textbook step": textbook.textbook_step(students[1], teachers[1], pixels, labels),
-    }
+
+    def student() -> ERFNet:
+        return ERFNet(stage.seen.stop).to(pixels.device)
+
+    def teacher() -> ERFNet:
+        return ERFNet(stage.old.stop).to(pixels.device)
+
+    works = {"textbook step": textbook.textbook_step(student(), teacher(), pixels, labels)}
+    for way in ways():
+        name = ", ".join(way)
+        works[f"{BARE[0]}, {name}"] = textbook.bare_step(student(), pixels, gradient, way)
+        works[f"{BARE[1]}, {name}"] = textbook.bare_teacher(teacher(), pixels, way)
+    return works
 
 
 def losses(shape: tuple[int, int, int] = PAPER, repeats: int = 5) -> list[Row]:
@@ -169,8 +190,7 @@ def loss_work(
     """
     _, labels = random_inputs(method, stage, shape)
     old, new = stage.old.stop, stage.new.stop - stage.new.start
-    bf16 = used_precision(PRESETS["paper"]) == "bf16-mixed"
-    layout = torch.channels_last if bf16 else torch.contiguous_format
+    layout = FORMATS[used_memory_format(PRESETS["paper"])]
     logits, teacher, new_teacher = (
         torch.randn(len(labels), classes, *shape[1:], device=device()).contiguous(
             memory_format=layout

@@ -14,16 +14,16 @@ from cilkit.classes import VOID
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.images import LabelledImages
 from cilkit.data.store import network_size
+from cilkit.training.evaluation import FORMATS
+from cilkit.training.timing import Way
 
 
-def bare_step(
-    student: nn.Module, pixels: Tensor, gradient: Tensor, bf16: bool
-) -> Callable[[], None]:
+def bare_step(student: nn.Module, pixels: Tensor, gradient: Tensor, way: Way) -> Callable[[], None]:
     """Forward, backward and Adam, without a loss: `gradient` is that of the logits.
 
-    pixels (B, 3, H, W), gradient (B, S, H, W). With bf16 under autocast and in channels_last.
+    pixels (B, 3, H, W), gradient (B, S, H, W). `way` is a precision and a memory format.
     """
-    layout, dtype = bare_form(bf16)
+    bf16, layout, dtype = _form(way)
     student.to(memory_format=layout).train()
     pixels = pixels.to(dtype, memory_format=layout)
     adam = torch.optim.Adam(student.parameters(), weight_decay=3e-4)
@@ -38,9 +38,9 @@ def bare_step(
     return step
 
 
-def bare_teacher(teacher: nn.Module, pixels: Tensor, bf16: bool) -> Callable[[], Tensor]:
-    """Its logits, in the precision and layout of `bare_step`."""
-    layout, dtype = bare_form(bf16)
+def bare_teacher(teacher: nn.Module, pixels: Tensor, way: Way) -> Callable[[], Tensor]:
+    """Its logits, in the same way as `bare_step`."""
+    bf16, layout, dtype = _form(way)
     teacher.to(memory_format=layout).eval()
     pixels = pixels.to(dtype, memory_format=layout)
 
@@ -51,11 +51,11 @@ def bare_teacher(teacher: nn.Module, pixels: Tensor, bf16: bool) -> Callable[[],
     return forward
 
 
-def bare_form(bf16: bool) -> tuple[torch.memory_format, torch.dtype]:
-    """In which layout and type the bare networks get their images: the fastest, as the kit's do."""
-    if bf16:
-        return torch.channels_last, torch.bfloat16
-    return torch.contiguous_format, torch.float32
+def _form(way: Way) -> tuple[bool, torch.memory_format, torch.dtype]:
+    """Whether to autocast, and the memory format and type in which the networks get images."""
+    precision, memory_format = way
+    bf16 = precision == "bf16-mixed"
+    return bf16, FORMATS[memory_format], torch.bfloat16 if bf16 else torch.float32
 
 
 def cil_loss(logits: Tensor, labels: Tensor, teacher_y: Tensor, old: int) -> Tensor:

@@ -15,6 +15,7 @@ from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
 from cilkit.methods import METHODS, Step
 from cilkit.training.config import PRESETS
+from cilkit.training.timing import ways
 
 TINY = (2, 32, 64)  # images, height, width
 
@@ -58,11 +59,12 @@ def test_the_textbook_counts_what_the_kit_counts(tmp_path: Path):
     assert scoring.miscounted(network, images, PRESETS["smoke"]) == 0
 
 
-def test_the_references_train():
+@pytest.mark.parametrize("way", ways())
+def test_the_references_train(way):
     pixels, labels = random_batch(2, (32, 64), STAGE.new)
     student, teacher = make_network(11), make_network(5)
     for step in (
-        textbook.bare_step(student, pixels, torch.ones(2, 11, 32, 64), bf16=False),
+        textbook.bare_step(student, pixels, torch.ones(2, 11, 32, 64), way),
         textbook.textbook_step(student, teacher, pixels, labels),
     ):
         before = student.decoder.output_conv.weight.detach().clone()

@@ -35,6 +35,8 @@ CLASSES = 16  # of the network that is timed
 MARGIN = 1.05  # another way than the usual one has to be faster by this factor
 SMALL = 2**14  # pixels of a batch; a training with fewer takes seconds, and is not timed
 
+OPEN = TrainConfig()  # it leaves both to the machine
+
 Way = tuple[str, str]  # precision and memory format
 
 
@@ -49,10 +51,10 @@ def decided(config: TrainConfig, recorded: Iterable[Mapping[str, str]] = ()) -> 
         for run in recorded
         if run.get("device") == best_device().type
     }
-    if len(before) == 1 and before <= set(_ways(config)):
+    if len(before) == 1 and before <= set(ways(config)):
         return _set(config, *before)
     if not _is_timed(config):
-        return _set(config, _usual(config))
+        return _set(config, way_of(config))
     times = _read(cache_folder() / ANSWERS).get(_question(config))
     return config if times is None else _set(config, _fastest(config, times))
 
@@ -76,11 +78,11 @@ def timed(config: TrainConfig) -> TrainConfig:
                 write_atomic(file, (json.dumps(answers, indent=1) + "\n").encode())
                 _tell(config, answers[question])
     except (OSError, NotImplementedError):  # the latter: filelock, of a disk without locks
-        return _set(config, _usual(config))
+        return _set(config, way_of(config))
     return _set(config, _fastest(config, answers[question]))
 
 
-def _ways(config: TrainConfig) -> list[Way]:
+def ways(config: TrainConfig = OPEN) -> list[Way]:
     """What a configuration leaves open: the precisions and formats that can be fast here."""
     hardware = used_precision(replace(config, precision="auto"))
     precisions, formats = [config.precision], [config.memory_format]
@@ -91,7 +93,8 @@ def _ways(config: TrainConfig) -> list[Way]:
     return list(product(precisions, formats))
 
 
-def _usual(config: TrainConfig) -> Way:
+def way_of(config: TrainConfig) -> Way:
+    """The precision and the memory format of a configuration; for "auto", the usual ones."""
     return used_precision(config), used_memory_format(config)
 
 
@@ -104,7 +107,7 @@ def _is_timed(config: TrainConfig) -> bool:
     """Whether it pays, and can be kept: on a CPU, in one process, and not for seconds of work."""
     pixels = config.batch * config.augmentation.crop[0] * config.augmentation.crop[1]
     alone = best_device().type == "cpu" and distributed.launched_world_size() == 1
-    return alone and pixels >= SMALL and len(_ways(config)) > 1 and cache_folder() is not None
+    return alone and pixels >= SMALL and len(ways(config)) > 1 and cache_folder() is not None
 
 
 def _question(config: TrainConfig) -> str:
@@ -142,19 +145,18 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
 
 def _fastest(config: TrainConfig, times: Mapping[str, float]) -> Way:
     """The fastest of the ways that are open, and the usual one if none is clearly faster."""
-    usual, ways = _usual(config), [way for way in _ways(config) if ", ".join(way) in times]
-    if ", ".join(usual) not in times or not ways:
+    usual, known = way_of(config), [way for way in ways(config) if ", ".join(way) in times]
+    if usual not in known:
         return usual
-    best = min(ways, key=lambda way: times[", ".join(way)])
+    best = min(known, key=lambda way: times[", ".join(way)])
     clearly = times[", ".join(usual)] > MARGIN * times[", ".join(best)]
     return best if clearly else usual
 
 
 def _time(config: TrainConfig) -> dict[str, float]:
     """The milliseconds of a step, by way: the medians of steps that take turns."""
-    open_to_all = replace(config, precision="auto", memory_format="auto")
     with torch.random.fork_rng(devices=[]):
-        steps = {way: _step(_set(config, way)) for way in _ways(open_to_all)}
+        steps = {way: _step(_set(config, way)) for way in ways()}
         seconds: dict[Way, list[float]] = {way: [] for way in steps}
         for _ in range(1 + ROUNDS):
             for way, step in steps.items():
