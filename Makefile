@@ -11,6 +11,7 @@ READY := .venv/ready
 TESTED := .venv/ready-to-test
 # what notebooks need, without Snakemake and Sphinx
 LAB := .venv/ready-for-lab
+AT_LEAST_LAB = $(if $(wildcard $(READY)),$(READY),$(LAB))
 # PyTorch without CUDA where no NVIDIA GPU is found: some GB less. On macOS and Windows, PyPI's is
 ifeq ($(shell uname -s 2>/dev/null)$(shell command -v nvidia-smi 2>/dev/null),Linux)
 CPU_ONLY := UV_TORCH_BACKEND=$${UV_TORCH_BACKEND:-cpu}
@@ -26,6 +27,21 @@ GIVEN := $(foreach name,$(.VARIABLES),$(if $(findstring command,$(origin $(name)
 STRANGE := $(filter-out $(KNOWN),$(filter-out -%,$(GIVEN)))
 ifneq ($(STRANGE),)
 $(error unknown variable $(STRANGE); choose from $(KNOWN))
+endif
+# and one that the goal does not read, as in `make study SMALL=yes`
+READ_study := $(OPTIONS) PROFILE
+READ_graph := $(READ_study)
+READ_report := $(READ_study)
+READ_site := $(READ_study)
+READ_class := $(READ_study)
+READ_pack := $(OPTIONS) $(PACKED)
+READ_unpack := $(READ_pack)
+READ_bench := FIGURES
+UNREAD := $(filter-out PYTHON $(foreach goal,$(or $(MAKECMDGOALS),study),$(READ_$(goal))),$\
+	$(filter $(KNOWN),$(GIVEN)))
+ifneq ($(UNREAD),)
+$(error make $(or $(MAKECMDGOALS),study) does not read $(UNREAD); leave it out, or see README.md for \
+	what does)
 endif
 PROFILES := $(patsubst data/profiles/%/config.yaml,%,$(wildcard data/profiles/*/config.yaml))
 ifeq ($(filter $(PROFILES),$(PROFILE)),)
@@ -78,11 +94,11 @@ site: study
 	$(BIN)/python -m book $(CHOSEN)
 
 # The finished runs of a study as one file, to hand out: SEEDS=0,1 SMALL=yes HALF=yes FILE=...
-pack: $(READY)
+pack: $(AT_LEAST_LAB)
 	$(BIN)/python -m cilkit.study.pack $(call TYPED,$(OPTIONS) $(PACKED))
 
 # The runs of such a file into place, so that nothing is trained again: FILE=...
-unpack: $(READY)
+unpack: $(AT_LEAST_LAB)
 	$(BIN)/python -m cilkit.study.unpack $(call TYPED,$(OPTIONS) $(PACKED))
 
 # Notebooks for students and for the instructor, and a lecture as slides, in class/
@@ -93,7 +109,7 @@ test: $(TESTED)
 	$(BIN)/python -m pytest
 
 # JupyterLab on this machine only, in notebooks/; executed ones are below data/runs
-lab: $(if $(wildcard $(READY)),$(READY),$(LAB))
+lab: $(AT_LEAST_LAB)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(ALLOW_ROOT) \
 		--ServerApp.root_dir=. --ServerApp.preferred_dir=notebooks
 

@@ -516,6 +516,13 @@ def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
     known = "DATA PRESET SEED SEEDS METHODS RUNS FILE SMALL HALF IMAGES PROFILE FIGURES PYTHON"
     assert refused.returncode != 0
     assert f"unknown variable SED; choose from {known}" in refused.stderr
+    for goals, name in (
+        (["study"], "SMALL"), ([], "FIGURES"), (["lab"], "PRESET"), (["bench"], "SEED"),
+        (["pack"], "PROFILE"), (["class", "test"], "FILE"),
+    ):  # fmt: skip
+        refused = make("--dry-run", *goals, f"{name}=1")
+        assert refused.returncode != 0
+        assert f"make {' '.join(goals) or 'study'} does not read {name};" in refused.stderr
     refused = make("--dry-run", "study", "PROFILE=slrm")
     assert refused.returncode != 0
     assert "unknown PROFILE slrm; choose from cluster-generic local slurm" in refused.stderr

@@ -196,15 +196,6 @@ def test_a_method_keeps_its_colour_with_the_name_of_any_stage(own):
     assert len({bars.patches[0].get_facecolor() for bars in mine.axes[0].containers}) == 2
 
 
-def test_every_set_of_cities_has_a_marker_of_its_own(own):
-    home = {f"of {stage.name}": stage.name for stage in own.stages} | {"ulm": "test"}
-    generator = torch.Generator().manual_seed(0)
-    grey = {city: torch.rand(2, 3, generator=generator) for city in home}
-    figure = plots.city_colours(grey, home)
-    names = [text.get_text() for text in figure.axes[0].get_legend().get_texts()]
-    assert names == list(home.values())
-
-
 # all figures
 
 PAPER = load_split()
@@ -283,10 +274,6 @@ FIGURES = {
     ),
     "features": lambda: plots.feature_maps(
         {"enc": torch.rand(8, 16, 32), "dec": torch.rand(8, 4, 8)}
-    ),
-    "cities": lambda: plots.city_colours(
-        {name: torch.rand(2, 3) for name in PAPER.train_cities},
-        {c: s.name for s in PAPER.stages for c in s.cities},
     ),
 }
 
@@ -421,13 +408,6 @@ def test_a_loss_term_has_one_colour_in_all_panels():
     (ce,) = one.lines
     same, other = two.lines
     assert ce.get_color() == same.get_color() != other.get_color()
-
-
-def test_the_names_of_cities_do_not_cover_each_other():
-    colours = {name: torch.rand(2, 3, generator=torch.Generator().manual_seed(k))
-               for k, name in enumerate(PAPER.train_cities)}  # fmt: skip
-    figure = plots.city_colours(colours, {c: s.name for s in PAPER.stages for c in s.cities})
-    assert not overlaps(figure, figure.axes[0].texts)
 
 
 def test_the_first_figure_of_a_notebook_is_shown():

@@ -856,63 +856,6 @@ def _patch(colour: object, name: str) -> Patch:
     return Patch(facecolor=colour, edgecolor="0.5", label=name)
 
 
-def city_colours(colours: Mapping[str, Tensor], groups: Mapping[str, str]) -> Figure:
-    """Cities by brightness and warmth (red minus blue) of their images, a marker for each group.
-
-    colours: city -> (n, 3) mean colours of n images, in [0, 1]; groups: city -> its set of images.
-    Dots have the mean colour of their city, lines reach one standard deviation to either side.
-    """
-    fig, ax = plt.subplots(figsize=(WIDTH, 5), layout="constrained")
-    markers = dict(zip(dict.fromkeys(groups.values()), cycle("osD^vP*X<>phd8"), strict=False))
-    looks = {
-        city: np.stack([colour.mean(dim=1), colour[:, 0] - colour[:, 2]])  # (2, n)
-        for city, colour in colours.items()
-    }
-    dots = np.array([look.mean(axis=1) for look in looks.values()])  # (cities, 2)
-    for (city, look), dot in zip(looks.items(), dots, strict=True):
-        (x, y), (dx, dy) = dot, look.std(axis=1)
-        ax.errorbar(x, y, dy, dx, color="0.85", zorder=1)
-        ax.scatter(
-            x, y, s=110, color=colours[city].mean(dim=0).tolist(), marker=markers[groups[city]],
-            edgecolor="black", zorder=2,
-        )  # fmt: skip
-    for group, marker in markers.items():
-        ax.scatter([], [], s=60, color="white", marker=marker, edgecolor="black", label=group)
-    ax.set(xlabel="brightness", ylabel="warmth (red minus blue)")
-    ax.autoscale(False)
-    ax.legend(ncols=_legend_columns(list(markers)), **ABOVE)
-    sns.despine(ax=ax)
-    _name_dots(ax, dots, list(looks))
-    plt.close(fig)
-    return fig
-
-
-def _name_dots(ax: Axes, dots: np.ndarray, names: Sequence[str]) -> None:
-    """Write each name beside its dot (n, 2), at the side where it covers the least."""
-    ax.figure.draw_without_rendering()  # from here on places are known
-    centres = ax.transData.transform(dots)  # (n, 2), in pixels
-    inch = ax.figure.dpi
-    high, taken = 1.3 * TEXT / 72 * inch, [(x, y, 0.1 * inch, 0.1 * inch) for x, y in centres]
-    for (x, y), place, name in zip(centres, dots, names, strict=True):
-        wide = 0.085 * len(name) * inch
-        beside, above = 0.14 * inch + wide / 2, 0.1 * inch + high / 2
-        shifts = [(beside, 0), (-beside, 0), (0, above), (0, -above)]
-        shifts += [(i * beside, j * above) for j in (1, -1, 2, -2) for i in (1, -1)]
-        dx, dy = min(
-            shifts,
-            key=lambda shift: sum(
-                max(0, (wide + w) / 2 - abs(x + shift[0] - a))
-                * max(0, (high + h) / 2 - abs(y + shift[1] - b))
-                for a, b, w, h in taken
-            ),
-        )
-        taken.append((x + dx, y + dy, wide, high))
-        ax.annotate(
-            name, place, (dx * 72 / inch, dy * 72 / inch), textcoords="offset points",
-            fontsize=TEXT, ha="center", va="center", zorder=3,
-        )  # fmt: skip
-
-
 def _bars_by_class(
     ax: Axes, over_set: pd.Series, here: Tensor, split: Split, span: np.ndarray
 ) -> None:
