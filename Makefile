@@ -11,6 +11,7 @@ READY := .venv/ready
 TESTED := .venv/ready-to-test
 # what notebooks need, without Snakemake and Sphinx
 LAB := .venv/ready-for-lab
+ENOUGH := $(if $(wildcard $(READY)),$(READY),$(LAB))
 # PyTorch without CUDA where no NVIDIA GPU is found: some GB less. On macOS and Windows, PyPI's is
 ifeq ($(shell uname -s 2>/dev/null)$(shell command -v nvidia-smi 2>/dev/null),Linux)
 CPU_ONLY := UV_TORCH_BACKEND=$${UV_TORCH_BACKEND:-cpu}
@@ -82,7 +83,7 @@ pack: $(READY)
 	$(BIN)/python -m cilkit.study.pack $(call TYPED,$(OPTIONS) $(PACKED))
 
 # The runs of such a file into place, so that nothing is trained again: FILE=...
-unpack: $(READY)
+unpack: $(ENOUGH)
 	$(BIN)/python -m cilkit.study.unpack $(call TYPED,$(OPTIONS) $(PACKED))
 
 # Notebooks for students and for the instructor, and a lecture as slides, in class/
@@ -93,7 +94,7 @@ test: $(TESTED)
 	$(BIN)/python -m pytest
 
 # JupyterLab on this machine only, in notebooks/; executed ones are below data/runs
-lab: $(if $(wildcard $(READY)),$(READY),$(LAB))
+lab: $(ENOUGH)
 	$(BIN)/python -m jupyterlab --ip=127.0.0.1 $(ALLOW_ROOT) \
 		--ServerApp.root_dir=. --ServerApp.preferred_dir=notebooks
 
