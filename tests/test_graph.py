@@ -511,6 +511,14 @@ def test_the_lab_installs_only_what_notebooks_need_and_the_study_the_rest(instal
     assert installer("--dry-run", "lab") == []  # a study was here: nothing is missing
 
 
+def test_runs_are_unpacked_with_what_the_lab_installs(make, project):
+    (project / ".venv" / "ready").unlink()
+    said = make("--dry-run", "unpack", "FILE=pack.zip").stdout
+    assert "ready-for-lab" in said and "[study" not in said
+    (project / ".venv" / "ready").touch()  # a study was here: nothing is missing
+    assert "ready-for-lab" not in make("--dry-run", "unpack", "FILE=pack.zip").stdout
+
+
 def test_make_refuses_a_variable_or_a_profile_that_it_does_not_know(make):
     refused = make("--dry-run", "lab", "SED=1", "PRESET=smoke")
     known = "DATA PRESET SEED SEEDS METHODS RUNS FILE SMALL HALF IMAGES PROFILE FIGURES PYTHON"

@@ -196,6 +196,17 @@ def test_a_method_keeps_its_colour_with_the_name_of_any_stage(own):
     assert len({bars.patches[0].get_facecolor() for bars in mine.axes[0].containers}) == 2
 
 
+def test_the_legend_of_bars_is_read_in_the_order_of_the_bars():
+    models = ["T1", "FT", "FE", "LWOF", "SS"]
+    figure = plots.score_bars(pd.DataFrame({"task1": 1.0}, models))
+    figure.draw_without_rendering()
+    places = {
+        text.get_text(): text.get_window_extent()
+        for text in figure.axes[0].get_legend().get_texts()
+    }
+    assert sorted(places, key=lambda name: (-round(places[name].y0), places[name].x0)) == models
+
+
 # all figures
 
 PAPER = load_split()

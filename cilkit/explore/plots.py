@@ -330,7 +330,9 @@ def score_bars(scores: pd.DataFrame) -> Figure:
             numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in part[model]]
             ax.bar_label(bars, numbers, fontsize=TEXT)
         ax.set(ylabel="mIoU [%]", ylim=(0, 105), xlabel="", xlim=(-0.5, groups - 0.5))
-    axes[0, 0].legend(ncols=min(4, _legend_columns(table.columns)), **ABOVE)
+    across = min(4, _legend_columns(table.columns))
+    in_rows = [bars for k in range(across) for bars in axes[0, 0].containers[k::across]]
+    axes[0, 0].legend(handles=in_rows, ncols=across, **ABOVE)  # it fills column by column
     sns.despine(fig)
     plt.close(fig)
     return fig
