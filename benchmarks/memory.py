@@ -41,7 +41,7 @@ def memory(
 ) -> list[Row]:
     """Peaks of a training and of an evaluation at Cityscapes size, and growth over epochs.
 
-    The goal of the training is what `Study.check` wants to be free. That of the growth is 2 % in
+    The goal of the training is what `cilkit.study.machine` wants to be free; of the growth, 2 % in
     40 epochs: in the 200 epochs of the paper, a process would take a tenth more.
     """
     wanted = 2 * 2**30 + MEMORY * shape[0] * shape[1] * shape[2]
