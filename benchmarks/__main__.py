@@ -12,6 +12,7 @@ import torch
 from benchmarks.data import epoch, reading
 from benchmarks.explorers import explorers
 from benchmarks.growth import curves
+from benchmarks.memory import memory
 from benchmarks.scoring import evaluation
 from benchmarks.start import imports
 from benchmarks.steps import losses, step
@@ -19,7 +20,7 @@ from benchmarks.timing import device, table
 
 FIGURES = {
     work.__name__: work
-    for work in (step, losses, epoch, reading, evaluation, imports, explorers, curves)
+    for work in (step, losses, epoch, reading, evaluation, imports, explorers, curves, memory)
 }
 
 

@@ -1,17 +1,26 @@
-"""What time grows with: a step with classes, batch and resolution, evaluation with images."""
+"""What time grows with: of a step, classes, batch, resolution, processes; of evaluation, images.
 
+`torchrun -m benchmarks.growth SHAPE REPEATS` is what the processes that share a step run.
+"""
+
+import json
+import os
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import pandas as pd
+import torch
 from matplotlib.figure import Figure
 
 from benchmarks.scenes import SPLIT, STAGE, make_network, write_samples
 from benchmarks.steps import CIL, QUICK, time_step
-from benchmarks.timing import Row, seconds
+from benchmarks.timing import Row, device, seconds
 from cilkit.data.images import LabelledImages
 from cilkit.files import ROOT
+from cilkit.training import distributed
 from cilkit.training.config import PRESETS
 from cilkit.training.evaluation import evaluate
 
@@ -19,10 +28,14 @@ PICTURE = ROOT / "data" / "cost_curves.png"
 
 
 def curves(
-    repeats: int = 3, base: tuple[int, int, int] = QUICK, picture: Path = PICTURE
+    repeats: int = 3,
+    base: tuple[int, int, int] = QUICK,
+    picture: Path = PICTURE,
+    processes: tuple[int, ...] = (1, 2),
 ) -> list[Row]:
     """CIL steps around the preset `quick`, and evaluation; the curves are drawn to a PNG."""
-    points = pd.concat([step_points(base, repeats), evaluation_points(base[1:])])
+    parts = step_points(base, repeats), process_points(base, repeats, processes)
+    points = pd.concat([*parts, evaluation_points(base[1:])])
     draw(points).savefig(picture, dpi=120)
     names = points["of"] + ": " + points["x"].astype(str) + " " + points["against"]
     return [Row(name, ms, "ms") for name, ms in zip(names, points["ms"], strict=True)]
@@ -40,6 +53,32 @@ def step_points(base: tuple[int, int, int], repeats: int) -> pd.DataFrame:
         stage = replace(STAGE, old=old, new=slice(old.stop, classes))
         ms = 1000 * time_step(CIL, stage, shape, repeats)["kit"]
         rows.append(("CIL step", against, x, ms))
+    return pd.DataFrame(rows, columns=["of", "against", "x", "ms"])
+
+
+def process_points(
+    base: tuple[int, int, int], repeats: int, processes: tuple[int, ...]
+) -> pd.DataFrame:
+    """A step of processes on this machine that share its batch, each with one thread.
+
+    Each needs a device of its own, unless that is the CPU.
+    """
+    most = max(processes) if device().type == "cpu" else torch.cuda.device_count()
+    rows = []
+    for count in (count for count in processes if count <= most):
+        started = subprocess.run(
+            [
+                *(sys.executable, "-m", "torch.distributed.run", "--standalone"),
+                *(f"--nproc-per-node={count}", "-m", "benchmarks.growth"),
+                *(json.dumps(base), str(repeats)),
+            ],
+            cwd=ROOT,
+            env=os.environ | {"OMP_NUM_THREADS": "1"},
+            stdout=subprocess.PIPE,
+            text=True,
+            check=True,
+        )
+        rows.append(("CIL step", "processes", count, float(started.stdout.splitlines()[-1])))
     return pd.DataFrame(rows, columns=["of", "against", "x", "ms"])
 
 
@@ -64,3 +103,14 @@ def draw(points: pd.DataFrame) -> Figure:
         axes.plot(rows["x"], rows["ms"], "o-")
         axes.set(xlabel=against, ylabel=f"{of} (ms)", ylim=(0, None))
     return figure
+
+
+def main(shape: str, repeats: str) -> None:
+    """One of the processes that share a step; the first prints the milliseconds."""
+    time = time_step(CIL, STAGE, tuple(json.loads(shape)), int(repeats))["kit"]
+    if distributed.is_rank0():
+        print(1000 * time)
+
+
+if __name__ == "__main__":
+    main(*sys.argv[1:])

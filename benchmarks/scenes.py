@@ -46,11 +46,16 @@ def write_samples(folder: Path, count: int, size: tuple[int, int]) -> list[Sampl
     samples = []
     for index in range(count):
         image, labels = (np.roll(part, 64 * index, axis=1) for part in drawn[index % len(drawn)])
-        sample = Sample(folder / f"{index}_image.png", folder / f"{index}_labels.png", city)
+        sample = sample_in(folder, index)
         Image.fromarray(image).save(sample.image, compress_level=3)
         Image.fromarray(labels).save(sample.label)
         samples.append(sample)
     return samples
+
+
+def sample_in(folder: Path, index: int) -> Sample:
+    """The files of a scene that `write_samples` has written or will write."""
+    return Sample(folder / f"{index}_image.png", folder / f"{index}_labels.png", STAGE.cities[0])
 
 
 class Noise(LabelledImages):

@@ -17,6 +17,7 @@ from cilkit.data.augmentation import Augmented
 from cilkit.data.images import LabelledImages
 from cilkit.methods import METHODS, Method, Step
 from cilkit.networks.erfnet import ERFNet
+from cilkit.training import distributed
 from cilkit.training.config import PRESETS, TrainConfig
 from cilkit.training.evaluation import FORMATS, used_memory_format
 from cilkit.training.stage import fit_stage
@@ -98,7 +99,8 @@ def time_step(
     """Median seconds of the kit's own step and of other works, all in turn.
 
     fit_stage trains on one random batch again and again. Where it asks for the next one, a step
-    has ended, and the others have their turn. The first round is for warming up.
+    has ended, and the others have their turn. The first round is for warming up. Under torchrun
+    the processes share the batch.
     """
     batch, *size = shape
     way = {"precision": precision, "memory_format": memory_format}
@@ -112,7 +114,7 @@ def time_step(
             for name, work in works.items():
                 times[name].append(seconds(work))
             started = now()
-            yield inputs
+            yield tuple(map(distributed.shard, inputs))
             times["kit"].append(now() - started)
 
     images = Noise(tuple(size), stage, batch * (repeats + 1), method.visible(stage))

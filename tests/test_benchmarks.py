@@ -1,11 +1,16 @@
 """The benchmarks still run, and both sides of each ratio compute the same."""
 
+import inspect
+import subprocess
+import sys
+from dataclasses import replace
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
-from benchmarks import data, explorers, growth, scoring, start, steps, textbook, trials
+from benchmarks import data, explorers, growth, memory, scoring, start, steps, textbook, trials
 from benchmarks.__main__ import FIGURES, machine
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
@@ -14,6 +19,7 @@ from cilkit.data.augmentation import Augmentation
 from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
 from cilkit.methods import METHODS, Step
+from cilkit.training import distributed
 from cilkit.training.config import PRESETS
 from cilkit.training.timing import ways
 
@@ -83,10 +89,53 @@ def test_a_figure_is_measured(name: str, monkeypatch, scenes, tmp_path: Path):
         "reading": lambda: data.reading(1, (64, 128), repeats=1),
         "explorers": lambda: explorers.explorers(1, {(64, 128): 150}),
         "evaluation": lambda: scoring.evaluation(2, (64, 128), repeats=1),
-        "curves": lambda: growth.curves(1, (1, 16, 32), tmp_path / "curves.png"),
+        "curves": lambda: growth.curves(1, (2, 16, 32), tmp_path / "curves.png", processes=(2,)),
+        "memory": lambda: memory.memory((2, 32, 64), (64, 128), (1, 16, 32), 4, 2),
     }[name]()
     assert all(row.value >= 0 for row in rows)
     assert all(row.name in table(rows) for row in rows)
+
+
+def test_processes_that_share_a_step_have_their_own_part_of_the_batch(monkeypatch):
+    got = []
+
+    def loss(step: Step) -> dict[str, torch.Tensor]:
+        got.append(step.labels)
+        return {"mean": step.logits.mean()}
+
+    monkeypatch.setattr(distributed, "shard", lambda whole: whole[:1])
+    steps.time_step(replace(METHODS["CIL"], loss=loss), STAGE, TINY, repeats=1)
+    assert [len(labels) for labels in got] == [1, 1]
+
+
+def test_a_training_that_keeps_tensors_is_found_to_grow(tmp_path: Path):
+    write_samples(tmp_path, 6, (64, 128))
+    kept = []
+
+    def grown(**leak) -> float:
+        after = memory.small_training(tmp_path, (1, 16, 32), 5, **leak)["after"]
+        first, growth, share = memory.growth_rows("a training", after, warm=2)
+        assert share.outcome() == ("yes" if share.value <= 2 else "no")
+        assert share.value == pytest.approx(100 * growth.value / first.value)
+        return growth.value
+
+    tight = grown()
+    leaking = grown(each=lambda *_: kept.append(torch.ones(2**24)))  # 67 MB an epoch
+    assert leaking - tight > 0.8 * 3 * 67
+
+
+def test_a_peak_stays_after_its_memory_was_given_back():
+    before = memory.peak()
+    unused = before - psutil.Process().memory_info().rss
+    torch.ones((unused + 2**27) // 4)
+    assert memory.peak() >= before + 2**26
+
+
+def test_a_peak_is_not_that_of_the_process_which_started_this_one():
+    source = inspect.getsource(memory.peak)
+    source = f"import sys\nfrom pathlib import Path\n{source}\nprint(peak())"
+    done = subprocess.run([sys.executable, "-c", source], capture_output=True, check=True)
+    assert int(done.stdout) < 2**27 < memory.peak()
 
 
 def test_imports_are_timed_in_interpreters_of_their_own(monkeypatch):
