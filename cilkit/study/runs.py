@@ -278,7 +278,7 @@ def without_weights(folder: Path) -> Run:
 def environments(folder: Path) -> list[dict]:
     """Where the finished runs of a study were trained; a damaged one does not tell."""
     found = []
-    for file in sorted(folder.glob("[!.]*/config.json")):
+    for file in sorted(folder.glob("[!.]*/config.json")) if folder.exists() else ():
         if is_finished(file.parent):
             with suppress(OSError, ValueError):  # the latter: not as it was saved, or no JSON
                 found.append(json.loads(read(file)).get("environment") or {})
