@@ -212,8 +212,6 @@ def _files_of_the_project() -> set[tuple[Path, int]]:
     for folder, folders, files in os.walk(ROOT):
         here = Path(folder)
         folders[:] = [name for name in folders if name[0] != "." and name != "__pycache__"]
-        if here == ROOT / "data":  # it holds the user's work, but its cache may go at any time
-            folders[:] = [name for name in folders if name != "cache"]
         watched = bool({"data", "notebooks"} & set(here.relative_to(ROOT).parts))
         for file in files:
             changed = (here / file).lstat().st_mtime_ns if watched else 0

@@ -22,6 +22,7 @@ from cilkit.networks import get_network
 from cilkit.training import distributed
 from cilkit.training.config import TrainConfig
 from cilkit.training.evaluation import (
+    FORMATS,
     best_device,
     make_fabric,
     to_device,
@@ -89,7 +90,7 @@ def ways(config: TrainConfig = OPEN) -> list[Way]:
     if config.precision == "auto":
         precisions = list(dict.fromkeys([hardware, "32-true"]))
     if config.memory_format == "auto":
-        formats = ["contiguous", "channels_last"]
+        formats = list(FORMATS)
     return list(product(precisions, formats))
 
 
@@ -118,9 +119,13 @@ def _question(config: TrainConfig) -> str:
             f"{torch.get_num_threads()} threads",
             f"torch {torch.__version__}",
             config.network,
-            "{} x 3 x {} x {}".format(config.batch, *config.augmentation.crop),
+            _shape(config),
         ]
     )
+
+
+def _shape(config: TrainConfig) -> str:
+    return "{} x 3 x {} x {}".format(config.batch, *config.augmentation.crop)
 
 
 def _processor_name() -> str:
@@ -145,12 +150,12 @@ def _read(file: Path) -> dict[str, dict[str, float]]:
 
 def _fastest(config: TrainConfig, times: Mapping[str, float]) -> Way:
     """The fastest of the ways that are open, and the usual one if none is clearly faster."""
-    usual, known = way_of(config), [way for way in ways(config) if ", ".join(way) in times]
+    usual = way_of(config)
+    known = {way: times[name] for way in ways(config) if (name := ", ".join(way)) in times}
     if usual not in known:
         return usual
-    best = min(known, key=lambda way: times[", ".join(way)])
-    clearly = times[", ".join(usual)] > MARGIN * times[", ".join(best)]
-    return best if clearly else usual
+    best = min(known, key=known.get)
+    return best if known[usual] > MARGIN * known[best] else usual
 
 
 def _time(config: TrainConfig) -> dict[str, float]:
@@ -185,7 +190,6 @@ def _step(config: TrainConfig) -> Callable[[], None]:
 
 
 def _tell(config: TrainConfig, times: Mapping[str, float]) -> None:
-    shape = "{} x 3 x {} x {}".format(config.batch, *config.augmentation.crop)
     shown = "; ".join(f"{way} {value:.0f}" for way, value in times.items())
-    print(f"A step of {shape} on this machine, in ms: {shown}. Taken: "
+    print(f"A step of {_shape(config)} on this machine, in ms: {shown}. Taken: "
           f"{', '.join(_fastest(config, times))}.")  # fmt: skip
