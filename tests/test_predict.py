@@ -311,7 +311,10 @@ def test_maps_lie_over_the_picture_and_nothing_is_cut_off(found):
 def test_the_legend_has_the_share_and_the_colour_of_each_class_that_occurs(found):
     shown = entries(found.figure())
     shares = found.shares[found.shares > 0]
-    named = [f"{name} {share:.1f} %" if share >= 0.05 else name for name, share in shares.items()]
+    named = [
+        f"{name} {share:.1f} %" if share >= 0.05 else f"{name} < 0.1 %"
+        for name, share in shares.items()
+    ]
     assert list(shown) == named
     for colour, name in zip(shown.values(), shares.index, strict=True):
         assert same_color(colour, COLOURS[SPLIT.channel(name)] / 255)
@@ -322,7 +325,7 @@ def test_a_speck_stands_in_the_legend_without_a_share(run, tmp_path):
     labels[10, 20] = BUS
     painted(labels).save(tmp_path / "speck.png")
     shown = entries(segment(run, tmp_path / "speck.png").figure())
-    assert list(shown) == ["sky 100.0 %", "bus"]
+    assert list(shown) == ["sky 100.0 %", "bus < 0.1 %"]
 
 
 # the command

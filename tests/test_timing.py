@@ -118,6 +118,16 @@ def test_a_damaged_file_of_answers_is_made_again(machine, tmp_path, content):
     ]
 
 
+@pytest.mark.parametrize("times", [None, [250.0], {"32-true, contiguous": "fast"}])
+def test_an_answer_that_is_no_table_of_times_is_made_again(machine, tmp_path, times):
+    calls = machine(FLOAT32)
+    timed(QUICK)
+    file = tmp_path / "cache" / timing.ANSWERS
+    file.write_text(json.dumps(dict.fromkeys(json.loads(file.read_bytes()), times)))
+    assert way(timed(QUICK)) == ("32-true", "channels_last") and len(calls) == 2
+    assert list(json.loads(file.read_bytes()).values()) == [FLOAT32]
+
+
 def test_where_no_answer_can_be_kept_nothing_is_timed(machine, monkeypatch, tmp_path):
     calls = machine(FLOAT32)
     monkeypatch.setenv("CILKIT_CACHE", "off")

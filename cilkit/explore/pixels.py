@@ -75,7 +75,7 @@ def class_entropy(
     sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
     counts = torch.zeros(256, dtype=torch.float64)
     for index in tqdm(
-        evenly_spaced(len(answers), most), desc="entropy", unit="image", leave=False, mininterval=1
+        evenly_spaced(len(answers), most), desc="entropy", unit="image", leave=False, delay=2
     ):
         labels = answers.images[index][1]  # (H, W)
         stride = max(1, round((labels.numel() / GRID) ** 0.5))

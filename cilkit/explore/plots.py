@@ -116,19 +116,21 @@ def maps(
     maps: Mapping[str, Tensor],
     limits: tuple[float, float] | None = None,
     words: tuple[str, str] = ("in the mask", "not in the mask"),
+    unit: str = "",
 ) -> Figure:
     """An image beside masks or maps of one value a pixel, such as the weights of eq. (10).
 
     image (3, H, W) in [0, 1]; maps: title -> (h, w), drawn in the size of the image. A map of bool
     is a mask of two colours, and `words` say in a legend what is True and what is False there. All
-    other maps have one scale: `limits`, or from the least to the largest value shown.
+    other maps have one scale, of `unit`: `limits`, or from the least to the largest value shown.
     """
     masks = [values for values in maps.values() if values.dtype == torch.bool]
     values = [values.float() for values in maps.values() if values.dtype != torch.bool]
     legend = [_patch(*entry) for entry in zip(MASK, words, strict=True)] if masks else []
     titles = [["image", *maps]]
     size = image.shape[-2:]
-    fig, axes = _panels(titles, len(titles[0]), size, legend, bar=bool(values))
+    scaled = [k for k, shown in enumerate(maps.values(), 1) if shown.dtype != torch.bool]
+    fig, axes = _panels(titles, len(titles[0]), size, legend, bar=scaled)
     first, *others = axes[0]
     _show(first, _picture(image))
     low, high = limits or (
@@ -146,6 +148,7 @@ def maps(
             drawn.set(cmap="viridis", clim=(low, high))
     if drawn is not None:
         fig.colorbar(drawn, cax=fig.axes[-1], orientation="horizontal")
+        fig.axes[-1].set_ylabel(unit, fontsize=TEXT, rotation=0, ha="right", va="center")
     return fig
 
 
@@ -167,10 +170,13 @@ def segmentation(
     grid = [list(titles)] if columns == 3 else [[title] for title in titles]
     palette = split.palette() / 255
     legend = [
-        _patch(palette[split.channel(name)], f"{name} {share:.1f} %" if share >= 0.05 else name)
+        _patch(
+            palette[split.channel(name)],
+            f"{name} {share:.1f} %" if share >= 0.05 else f"{name} < 0.1 %",
+        )
         for name, share in shares[shares > 0].items()
     ]
-    fig, axes = _panels(grid, columns, size, legend, bar=True)
+    fig, axes = _panels(grid, columns, size, legend, bar=[columns - 1])
     photograph, overlay, uncertain = [ax for row in axes for ax in row]
     _show(photograph, _picture(image))
     _show(overlay, np.repeat(_picture(image).mean(axis=2, keepdims=True), 3, axis=2))
@@ -278,17 +284,23 @@ def _draw_terms(ax: Axes, history: pd.DataFrame, terms: Sequence[str]) -> None:
 def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:
     """IoU of each class, a group a class and a bar a model; a gap where a model has no such class.
 
+    A bar too low to be seen has its number.
+
     ious: model -> IoU in % by class name
     """
     table = pd.DataFrame(ious)
     table = table.loc[[name for name in split.names() if name in table.index]]
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     _bars(ax, table)
+    for bars, model in zip(ax.containers, table.columns, strict=True):
+        numbers = [f"{value:.0f}" if value < 1 else "" for value in table[model]]
+        ax.bar_label(bars, numbers, fontsize=TEXT)
     ax.set(ylabel="IoU [%]", ylim=(0, 100), xlabel="")
     _slant_names(ax)
     ax.grid(axis="y", alpha=0.3)
     ax.set_axisbelow(True)
-    ax.legend(ncols=_legend_columns(table.columns), **ABOVE)
+    across = _legend_columns(table.columns)
+    ax.legend(handles=_in_rows(ax.containers, across), ncols=across, **ABOVE)
     sns.despine(ax=ax)
     plt.close(fig)
     return fig
@@ -330,9 +342,9 @@ def score_bars(scores: pd.DataFrame) -> Figure:
             numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in part[model]]
             ax.bar_label(bars, numbers, fontsize=TEXT)
         ax.set(ylabel="mIoU [%]", ylim=(0, 105), xlabel="", xlim=(-0.5, groups - 0.5))
-    across = min(4, _legend_columns(table.columns))
-    in_rows = [bars for k in range(across) for bars in axes[0, 0].containers[k::across]]
-    axes[0, 0].legend(handles=in_rows, ncols=across, **ABOVE)  # it fills column by column
+    lines = -(-len(scores) // 5)  # of the legend, all equally full
+    across = min(-(-len(scores) // lines), _legend_columns(table.columns))
+    axes[0, 0].legend(handles=_in_rows(axes[0, 0].containers, across), ncols=across, **ABOVE)
     sns.despine(fig)
     plt.close(fig)
     return fig
@@ -670,12 +682,12 @@ def _panels(
     size: Sequence[int],
     legend: Sequence[Patch] = (),
     rows: Sequence[str] = (),
-    bar: bool = False,
+    bar: Sequence[int] = (),
 ) -> tuple[Figure, list[list[Axes]]]:
     """Empty panels of pictures of one `size` (H, W), each below its title, on one grid.
 
-    `rows` name the rows, at their left. Below are a `bar`, the last axes, for a scale of colours,
-    and a `legend`. All is placed in inches: no title or bar moves a picture away from its row.
+    `rows` name the rows, at their left. Below are the last axes, for a scale of the colours in the
+    columns `bar`, and a `legend`. All is placed in inches: no title moves a picture out of its row.
     """
     left = 2 * LINE if rows else 0
     wide = (WIDTH - left - (columns - 1) * GAP) / columns
@@ -703,13 +715,13 @@ def _panels(
         row[0].set_ylabel(_wrapped(name, high), fontsize=TEXT)
     if legend:
         fig.legend(
-            handles=legend, loc="lower center", ncols=across, fontsize=TEXT, frameon=False,
-            borderaxespad=0, handlelength=1.4, columnspacing=1.2,
+            handles=_in_rows(legend, across), loc="lower center", ncols=across, fontsize=TEXT,
+            frameon=False, borderaxespad=0, handlelength=1.4, columnspacing=1.2,
         )  # fmt: skip
     if bar:
-        start = wide + GAP if columns > 1 else 0
-        middle = (start + WIDTH) / 2
-        width = min(5, 0.8 * (WIDTH - start))
+        start, end = (left + column * (wide + GAP) for column in (min(bar), max(bar) + 1))
+        middle = (start + end - GAP) / 2
+        width = min(5, 0.8 * (end - GAP - start))
         place = (middle - width / 2, below - LINE, width, 0.12)
         fig.add_axes((place[0] / WIDTH, place[1] / tall, place[2] / WIDTH, place[3] / tall))
     return fig, axes
@@ -731,6 +743,11 @@ def _legend_columns(names: Sequence[str]) -> int:
     """How many names stand side by side in the legend of a figure."""
     longest = max(map(len, names), default=1)
     return max(1, min(len(names), int(WIDTH / (0.45 + 0.07 * longest))))
+
+
+def _in_rows(handles: Sequence, across: int) -> list:
+    """The entries of a legend in the order in which they fill it row by row, not by column."""
+    return [handle for column in range(across) for handle in handles[column::across]]
 
 
 def _sheet(

@@ -39,7 +39,7 @@ from cilkit.methods import METHODS, NEW_TEACHER, Method, Step
 from cilkit.study.runs import NOTEBOOKS, Run, score_columns
 from cilkit.study.study import Study
 
-LIMITS = (1, 8)  # of the scale of weights, wherever the sliders stand
+LIMITS = (1, 4)  # of the scale of weights, wherever the sliders stand
 TEMPERATURES = [round(0.2 * k, 1) for k in range(1, 21)]  # 0.2 to 4
 CHOOSE = "Choose a pixel: click, or press arrow keys, with Shift for ten at a time"
 BACK = "All controls as they were when the cell ran"

@@ -140,12 +140,17 @@ def _processor_name() -> str:
 
 
 def _read(file: Path) -> dict[str, dict[str, float]]:
-    """All answers: for each question the milliseconds of a step by way; none if damaged."""
+    """All answers: for each question the milliseconds of a step by way; without damaged ones."""
     try:
         answers = json.loads(file.read_bytes())
     except (OSError, ValueError):
         return {}
-    return answers if isinstance(answers, dict) else {}
+    answers = answers if isinstance(answers, dict) else {}
+    return {question: times for question, times in answers.items() if _are_times(times)}
+
+
+def _are_times(times: object) -> bool:
+    return isinstance(times, dict) and all(isinstance(value, float) for value in times.values())
 
 
 def _fastest(config: TrainConfig, times: Mapping[str, float]) -> Way:
