@@ -87,12 +87,11 @@ def same(one, other) -> bool:
 
 @pytest.mark.parametrize("name", ["T1", *METHODS, *LATER_METHODS])
 def test_a_stopped_training_ends_with_the_same_bits_as_an_unbroken_one(train, tmp_path, name):
-    unbroken = train(name)
-    for stop_after in (1, 3, 5):  # in the middle of an epoch, between epochs, before the end
-        file = tmp_path / f"{stop_after}.checkpoint"
+    file = tmp_path / "a.checkpoint"
+    for more in (1, 2, 2):  # in the middle of an epoch, between epochs, before the end
         with pytest.raises(Stop):
-            train(name, Stopping(file, stop_after))
-        assert same(train(name, Stopping(file)), unbroken), stop_after
+            train(name, Stopping(file, stop_after=more))
+    assert same(train(name, Stopping(file)), train(name))
 
 
 def test_in_bf16_too_and_adam_goes_on_in_the_memory_format_of_the_weights(
@@ -237,7 +236,7 @@ def result(folder: Path):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows cannot fork a server of processes")
-def test_a_process_killed_at_twenty_moments_ends_with_the_same_bits(scenes, tiny, tmp_path):
+def test_a_process_killed_at_ten_moments_ends_with_the_same_bits(scenes, tiny, tmp_path):
     config, draw = replace(tiny, epochs=3, batch=2), random.Random(0)
 
     def start(folder):
@@ -267,7 +266,7 @@ def test_a_process_killed_at_twenty_moments_ends_with_the_same_bits(scenes, tiny
 
     train_to_the_end(tmp_path / "unbroken", most_kills=0)
     killed = while_writing = rounds = 0
-    while killed < 20 or not while_writing:
+    while killed < 10 or not while_writing:
         rounds += 1
         folder = tmp_path / f"broken {rounds}"
         kills, parts = train_to_the_end(folder, most_kills=5)
