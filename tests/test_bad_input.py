@@ -1011,30 +1011,58 @@ CELLS = [
 ]
 
 
+@pytest.fixture
+def write_notebook(place):
+    """write_notebook({"SEED": 3}) is a notebook to give to papermill, and all that it is given."""
+
+    def write_notebook(given: dict) -> tuple[Path, dict]:
+        cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
+        cells[0].metadata["tags"] = ["parameters"]
+        file = place.runs.parent / "in.ipynb"
+        nbformat.write(nbformat.v4.new_notebook(cells=cells), file)
+        return file, {"DATA": str(place.root), "RUNS": str(place.runs)} | given
+
+    return write_notebook
+
+
+KERNEL = {"kernel_name": "python3", "language": "python"}
+MISSPELT = r"unknown parameter 'SEEED' \(did you mean 'SEED'\?\); choose one of: DATA"
+
+
+def test_papermill_is_refused_a_parameter_that_the_notebook_does_not_have(write_notebook):
+    file, given = write_notebook({"SEEED": 3})
+    with pytest.raises(pm.PapermillExecutionError, match=MISSPELT):
+        pm.execute_notebook(file, file.with_name("out.ipynb"), given, **KERNEL)
+
+
 @pytest.mark.parametrize(
     ("given", "message"),
     [
         ({"SEED": 3}, None),
-        ({"SEEED": 3}, r"unknown parameter 'SEEED' \(did you mean 'SEED'\?\); choose one of: DATA"),
+        ({"SEEED": 3}, MISSPELT),
         ({"SEED": "3"}, "SEED is '3'; wanted a whole number from 0, without quotes"),
     ],
 )
-def test_papermill_is_refused_a_parameter_that_the_notebook_does_not_have(place, given, message):
-    cells = [nbformat.v4.new_code_cell(cell) for cell in CELLS]
-    cells[0].metadata["tags"] = ["parameters"]
-    notebook = nbformat.v4.new_notebook(cells=cells)
-    folder = place.runs.parent
-    nbformat.write(notebook, folder / "in.ipynb")
-    given = {"DATA": str(place.root), "RUNS": str(place.runs)} | given
+def test_a_notebook_takes_from_papermill_what_it_has_if_it_is_of_its_kind(
+    write_notebook, monkeypatch, capsys, given, message
+):
+    file, given = write_notebook(given)
+    made = pm.execute_notebook(
+        file, file.with_name("out.ipynb"), given, prepare_only=True, **KERNEL
+    )
+    shell = SimpleNamespace(user_ns={"In": [""]})  # a kernel would take seconds
+    monkeypatch.setattr(IPython, "get_ipython", lambda: shell)
 
     def run():
-        files = (folder / "in.ipynb", folder / "out.ipynb")
-        return pm.execute_notebook(*files, given, kernel_name="python3", language="python")
+        for cell in made.cells:
+            shell.user_ns["In"].append(cell.source)
+            exec(cell.source, shell.user_ns)
 
     if message is None:
-        assert run().cells[-1].outputs[0].text == "3\n"
+        run()
+        assert capsys.readouterr().out == "3\n"
     else:
-        with pytest.raises(pm.PapermillExecutionError, match=message):
+        with pytest.raises(ValueError, match=message):
             run()
 
 
