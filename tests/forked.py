@@ -13,7 +13,7 @@ SERVED = "forkserver" in multiprocessing.get_all_start_methods()
 PROCESSES = multiprocessing.get_context("forkserver" if SERVED else "spawn")
 if SERVED:
     PROCESSES.set_forkserver_preload(
-        ["cilkit.study.study", "pytest", "snakemake.cli", "smart_open"]
+        ["cilkit.study.study", "pytest", "snakemake.cli", "smart_open", "tests.known"]
     )
 
 

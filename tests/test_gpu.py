@@ -19,12 +19,13 @@ import torch
 from forked import PROCESSES
 from PIL import Image
 
-from benchmarks import gpu, gpu_data, gpu_steps
+from benchmarks import gpu, gpu_data, gpu_steps, steps
 from benchmarks.gpu import Options
 from cilkit.methods import METHODS
 from cilkit.results import reference, report
 from cilkit.study import __main__ as one_run
 from cilkit.study import runs
+from cilkit.training.config import PRESETS, TrainConfig
 
 ROOT = Path(__file__).resolve().parent.parent
 TINY = 2, 16, 32
@@ -219,7 +220,7 @@ class Forked:
 
     def __init__(self, command, log, *_):
         log.parent.mkdir(parents=True, exist_ok=True)
-        self.process = PROCESSES.Process(target=_train, args=(command[3:], log))
+        self.process = PROCESSES.Process(target=_train, args=(command[3:], log, PRESETS["smoke"]))
         self.process.start()
         self.pid = self.process.pid
         while self.process.is_alive() and os.getpgid(self.pid) != self.pid:
@@ -237,19 +238,21 @@ class Forked:
         self.process.join(timeout)
 
 
-def _train(given, log: Path) -> None:
+def _train(given, log: Path, smoke: TrainConfig) -> None:
     os.setpgrp()
     with log.open("wb") as file:
         for stream in (1, 2):
             os.dup2(file.fileno(), stream)
     torch.set_num_threads(1)
+    PRESETS["smoke"] = smoke
     one_run.main(*given)
 
 
 @pytest.fixture
-def call(options, monkeypatch):
+def call(options, tiny, monkeypatch):
     """call(work, resume, stop_after) runs the script; a signal ends it after some trainings."""
     before = signal.getsignal(signal.SIGTERM)
+    monkeypatch.setitem(PRESETS, "smoke", tiny)
     monkeypatch.setattr(gpu, "start", Forked)
 
     def run(work: str, resume: Path | None = None, stop_after: int = 99) -> list[str]:
@@ -380,8 +383,14 @@ def test_archives_that_are_missing_or_foreign_are_refused(tmp_path):
 # steps a second
 
 
+def time_one_step(method, stage, shape, repeats, **way):
+    return steps.time_step(method, stage, shape, 1, **way)
+
+
 def test_steps_are_measured_and_what_needs_cuda_is_left_out_with_the_reason(tmp_path, monkeypatch):
     monkeypatch.setattr(gpu_steps, "SECONDS", 0.01)
+    monkeypatch.setattr(gpu_steps, "WORKERS_ON_CUDA", 2)
+    monkeypatch.setattr(gpu_steps, "time_step", time_one_step)
     monkeypatch.setattr(gpu_steps, "side_by_side", lambda *_: gpu_steps.Row("together", 1))
     gpu_steps.main(str(tmp_path / "steps.json"), *map(str, TINY))
     rows = json.loads((tmp_path / "steps.json").read_text())
