@@ -22,8 +22,8 @@ FOLDER = Path(__file__).resolve().parent.parent / "notebooks"
 ALL = sorted(path.stem for path in FOLDER.glob("*.ipynb"))
 SPLITS = {  # the names of the stages, the images of each (LWM keeps 20), and the notebooks
     "two": (["A", "B"], 20, ALL[5:]),
-    "three": (["base", "signs", "people"], 6, ["06_ft_fe", "11_entropy_weights"]),
-    "five": (["A", "B", "C", "D", "E"], 6, ["05_train_t1", "07_lwof", "12_results"]),
+    "three": (["base", "signs", "people"], 4, ["06_ft_fe", "11_entropy_weights"]),
+    "five": (["A", "B", "C", "D", "E"], 4, ["05_train_t1", "07_lwof", "12_results"]),
     "twelve": ([f"S{k}" for k in range(1, 13)], 4, ["05_train_t1", "12_results"]),
 }
 
