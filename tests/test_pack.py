@@ -180,23 +180,27 @@ def test_a_clone_at_another_path_loads_what_was_trained_here(toys, tmp_path):
         shutil.copytree(ROOT / name, clone / name, ignore=ignored)
     own = {name: value for name, value in os.environ.items() if name[:6] != "CILKIT"}
     own |= {"PYTHONPATH": str(clone), "OMP_NUM_THREADS": "2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
-    start = (
-        "import sys, runpy, torch; torch.cpu.get_capabilities = dict; sys.argv[:] = sys.argv[1:]"
-    )
-    start += "; runpy.run_module(sys.argv[0], run_name='__main__')"  # on a processor without bf16
-
-    def called(*given: object) -> str:
-        command = [sys.executable, "-c", start, *map(str, given)]
-        done = subprocess.run(command, cwd=tmp_path, env=own, capture_output=True, text=True)
-        assert done.returncode == 0, done.stdout + done.stderr
-        return done.stdout + done.stderr
-
-    assert "1 runs put into place, 0 were" in called("cilkit.study.unpack", f"FILE={file}")
+    start = "import json, runpy, sys, torch; torch.cpu.get_capabilities = dict"  # without bf16
+    start += """
+for sys.argv[:] in json.loads(sys.argv[1]):
+    runpy.run_module(sys.argv[0], run_name='__main__')
+    print("that was", sys.argv[0], file=sys.stderr)
+"""
+    commands = [["cilkit.study.unpack", f"FILE={file}"]]
+    commands += [["cilkit.study", "T1", "SS", "DATA=data/toys", "PRESET=smoke"]]
+    done = subprocess.run(
+        [sys.executable, "-c", start, json.dumps(commands)],
+        cwd=tmp_path, env=own, capture_output=True, text=True,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "1 runs put into place, 0 were" in done.stdout
     there = place(clone / "data" / "runs", data="toys") / "T1"
-    before = listing(there)
-    said = called("cilkit.study", "T1", "SS", "DATA=data/toys", "PRESET=smoke")
-    assert "epoch" not in said and listing(there) == before
-    assert str(there) in said and f"{trained.miou['task1']:.1f}" in said
+    _, shown = done.stderr.split("that was cilkit.study.unpack")
+    assert "epoch" not in done.stdout + shown and "step" not in shown
+    with zipfile.ZipFile(file) as archive:
+        packed = {name: archive.read(f"runs/seed0/T1/{name}") for name in FILES}
+    assert files_in(there) == packed
+    assert str(there) in done.stdout and f"{trained.miou['task1']:.1f}" in done.stdout
 
 
 def test_what_is_there_and_equal_stays_and_what_is_missing_is_added(
