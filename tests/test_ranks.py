@@ -142,11 +142,11 @@ def die(root: str, folder: Path) -> None:
         run(root, folder)
 
 
-def run(root: Path, folder: Path) -> None:
-    """LWM in T2 and all that comes before it, from the command line, in a few steps."""
+def run(root: Path, folder: Path, stage: str = "T2") -> None:
+    """LWM in a stage and all that comes before it, from the command line, in a few steps."""
     tiny = replace(CONFIG, batch=6, epochs=1)
     with patch.dict(METHODS, LWM=_small("LWM")), patch.dict(PRESETS, smoke=tiny):
-        main("T2", "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
+        main(stage, "LWM", f"DATA={root}", f"RUNS={folder}", "PRESET=smoke")
 
 
 def as_torchrun_would(rank: int, port: int, root: Path, folder: Path) -> None:
@@ -342,7 +342,7 @@ def test_after_that_two_processes_go_on_and_one_of_them_writes(broken, noisy, tm
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGKILL")
 def test_what_two_processes_began_one_may_end(broken, noisy, capsys):
-    run(noisy, broken[3])
+    run(noisy, broken[3], "T1")
     assert "T1 goes on from epoch 1, step 1." in capsys.readouterr().out
 
 

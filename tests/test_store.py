@@ -2,14 +2,14 @@ import errno
 import multiprocessing
 import os
 import shutil
-import subprocess
-import sys
+import time
 from collections import namedtuple
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from forked import PROCESSES, call
 from PIL import Image
 from torch.utils.data import DataLoader
 
@@ -248,25 +248,22 @@ def test_a_damaged_entry_is_made_again(folder, kept, decoded, damage):
 # stopped, shared, left out
 
 
-KILLED = """
-import os, sys
-from pathlib import Path
-import torch
-from cilkit.data import store as cache
-folder, real = Path(sys.argv[1]), Path.write_bytes
-def write_bytes(file, content):
-    if file.name.startswith(".c"):
-        real(file, content[: len(content) // 2])
-        os._exit(9)  # as a kill does: nothing is tidied up
-    return real(file, content)
-Path.write_bytes, os.cpu_count = write_bytes, lambda: 1
-cache.fill(folder, {folder / n: {"source": "1"} for n in "abcd"}, lambda e: {"x": torch.ones(9)}, 9)
-"""
+def fill_and_die(folder: Path) -> None:
+    """The life of a process that ends half way through an entry; nothing is tidied up."""
+    real = Path.write_bytes
+
+    def write_bytes(file: Path, content: bytes) -> int:
+        if file.name.startswith(".c"):
+            real(file, content[: len(content) // 2])
+            os._exit(9)  # as a kill does
+        return real(file, content)
+
+    Path.write_bytes, os.cpu_count = write_bytes, lambda: 1
+    fill(folder, {folder / name: STAMP for name in "abcd"}, lambda _: {"x": torch.ones(9)}, 9)
 
 
 def test_a_fill_that_was_killed_in_an_entry_goes_on_where_it_was(tmp_path):
-    command = [sys.executable, "-c", KILLED, str(tmp_path)]
-    assert subprocess.run(command, cwd=ROOT, capture_output=True).returncode == 9
+    assert call(fill_and_die, tmp_path) == 9
     assert sorted(file.name for file in tmp_path.glob("[a-d]")) == ["a", "b"]
     assert len(list(tmp_path.glob(".*.part"))) == 1
     made = []
@@ -297,25 +294,25 @@ def test_an_interrupt_or_error_keeps_what_is_finished(tmp_path, monkeypatch):
     assert not (tmp_path / "c").exists() and not list(tmp_path.glob(".*.part"))
 
 
-FILLING = """
-import sys, time
-from pathlib import Path
-import torch
-from cilkit.data import store as cache
-folder = Path(sys.argv[1])
-def make(entry):
-    time.sleep(0.05)
-    with open(folder / "made.txt", "a") as log:
-        log.write(entry.name)
-    return {"x": torch.ones(9)}
-cache.fill(folder, {folder / n: {"source": "1"} for n in "abcdefgh"}, make, 9)
-"""
+def fill_slowly(folder: Path) -> None:
+    """The life of a process that makes eight entries and writes down which."""
+
+    def make(entry: Path) -> dict:
+        time.sleep(0.05)
+        with open(folder / "made.txt", "a") as log:
+            log.write(entry.name)
+        return {"x": torch.ones(9)}
+
+    fill(folder, {folder / name: {"source": "1"} for name in "abcdefgh"}, make, 9)
 
 
 def test_of_two_processes_each_entry_is_made_by_one(tmp_path):
-    command = [sys.executable, "-c", FILLING, str(tmp_path)]
-    both = [subprocess.Popen(command, cwd=ROOT, stderr=subprocess.DEVNULL) for _ in range(2)]
-    assert [process.wait() for process in both] == [0, 0]
+    both = [PROCESSES.Process(target=fill_slowly, args=(tmp_path,)) for _ in range(2)]
+    for process in both:
+        process.start()
+    for process in both:
+        process.join()
+    assert [process.exitcode for process in both] == [0, 0]
     assert sorted((tmp_path / "made.txt").read_text()) == list("abcdefgh")
 
 
