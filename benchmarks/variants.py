@@ -1,10 +1,12 @@
-"""Methods with one part changed: MiB and PLOP, and CIL where a class is labelled again.
+"""Methods with one part changed: MiB and PLOP, CIL where a class is labelled again; CIL's weights.
 
-    python -m benchmarks.variants toyscapes quick 10 11 12
+    python -m benchmarks.variants variants toyscapes quick 10 11 12
+    python -m benchmarks.variants weights toyscapes quick 10 11 12
 
 trains T1 of each seed and each variant in T2, on one thread, and appends scores of T2 in % to
-benchmarks/variants.csv. Runs of T1 are kept in data/runs_variants/. RESULTS.md shows the means.
-The variants explain results; nothing in the kit is set by them.
+benchmarks/variants.csv, or to weights.csv, what the weights of eq. (10) do taken apart. Runs of T1
+are kept in data/runs_variants/. RESULTS.md shows the means. The variants explain results; nothing
+in the kit is set by them.
 """
 
 import csv
@@ -18,7 +20,7 @@ import torch
 from torch import Tensor
 
 from cilkit.classes import belongs
-from cilkit.losses import masked_distillation
+from cilkit.losses import entropy_weight, masked_distillation
 from cilkit.methods import LATER_METHODS, METHODS, Context, Method, Step
 from cilkit.methods.base import StepLoss
 from cilkit.methods.mib import DISTILLATION_WEIGHT, mib_loss
@@ -26,7 +28,7 @@ from cilkit.study.study import Study
 from cilkit.training.evaluation import evaluate
 from cilkit.training.stage import fit_stage
 
-FILE = Path(__file__).with_name("variants.csv")
+FOLDER = Path(__file__).parent  # of the scores
 AGAIN = "CIL, the second class of T1 labelled again"  # sidewalk, on Cityscapes and Toyscapes
 COLUMNS = ["data", "preset", "seed", "variant", "task1", "task2", "task12"]
 
@@ -67,6 +69,35 @@ def variants(old: int) -> dict[str, Method]:
     return found
 
 
+def mean_alpha(step: Step) -> Tensor:
+    """The mean weight of eq. (10) over the mask of a batch; 1 if the mask is empty."""
+    mask = ~belongs(step.labels, step.labelled)  # (B, H, W)
+    total = (entropy_weight(step.teacher) * mask).sum()
+    return (total / mask.sum().clamp(min=1)).clamp(min=1)
+
+
+def balance(step: Step) -> dict[str, Tensor]:
+    """CIL without weights whose whole distillation has their mean."""
+    terms = METHODS["CIL (w/o weights)"].loss(step)
+    return terms | {"mkd": mean_alpha(step) * terms["mkd"]}
+
+
+def attention(step: Step) -> dict[str, Tensor]:
+    """CIL with weights of mean 1."""
+    terms = METHODS["CIL"].loss(step)
+    return terms | {"mkd": terms["mkd"] / mean_alpha(step)}
+
+
+def weights(_: int) -> dict[str, Method]:
+    """CIL with both effects of its weights, with either, and with none (11_entropy_weights)."""
+    apart = {"CIL, balance alone": balance, "CIL, attention alone": attention}
+    found = {name: Method(name, equation=9, loss=loss) for name, loss in apart.items()}
+    return {name: METHODS[name] for name in ("CIL (w/o weights)", "CIL")} | found
+
+
+GROUPS = {group.__name__: group for group in (variants, weights)}
+
+
 def score(data: str, preset: str, seed: int, variant: str, method: Method) -> dict[str, object]:
     """A variant in the second stage after the T1 of its seed: its row."""
     study = Study(data, "data/runs_variants", preset, seed)
@@ -82,14 +113,15 @@ def score(data: str, preset: str, seed: int, variant: str, method: Method) -> di
     return about | {task: f"{scores.miou(task):.1f}" for task in sets}
 
 
-def main(data: str, preset: str, *seeds: str) -> None:
+def main(group: str, data: str, preset: str, *seeds: str) -> None:
     torch.set_num_threads(1)
+    file_of_scores = FOLDER / f"{group}.csv"
     old = Study(data, preset=preset).split.stages[1].old.stop
     for seed in map(int, seeds):
-        for variant, method in variants(old).items():
+        for variant, method in GROUPS[group](old).items():
             row = score(data, preset, seed, variant, method)
-            new = not FILE.exists()
-            with FILE.open("a", newline="", encoding="utf-8") as file:
+            new = not file_of_scores.exists()
+            with file_of_scores.open("a", newline="", encoding="utf-8") as file:
                 writer = csv.DictWriter(file, COLUMNS, lineterminator="\n")
                 if new:
                     writer.writeheader()

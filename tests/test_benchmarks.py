@@ -11,7 +11,18 @@ import psutil
 import pytest
 import torch
 
-from benchmarks import data, explorers, growth, memory, scoring, start, steps, textbook, trials
+from benchmarks import (
+    data,
+    explorers,
+    growth,
+    memory,
+    scoring,
+    start,
+    steps,
+    textbook,
+    trials,
+    variants,
+)
 from benchmarks.__main__ import FIGURES, machine
 from benchmarks.scenes import SPLIT, STAGE, make_network, random_batch, write_samples
 from benchmarks.timing import Row, interleaved, peak_memory, table
@@ -19,6 +30,7 @@ from cilkit.classes import VOID
 from cilkit.data.augmentation import Augmentation
 from cilkit.data.images import LabelledImages
 from cilkit.data.scenes import open_data
+from cilkit.losses import entropy_weight
 from cilkit.methods import METHODS, Step
 from cilkit.training import distributed
 from cilkit.training.config import PRESETS
@@ -206,6 +218,20 @@ def test_a_trial_appends_what_a_training_reached(scenes, tmp_path, monkeypatch, 
     assert 0 <= float(row["lowest_class"]) <= float(row["miou"]) <= 100
     with pytest.raises(ValueError, match="seed is 0; settings are chosen on seeds from 10"):
         trials.main("SS", str(scenes.root), "SEED=0")
+
+
+def test_balance_and_attention_are_the_two_factors_of_the_weights():
+    torch.manual_seed(0)
+    labels = torch.randint(5, 11, (2, 4, 8)).where(torch.rand(2, 4, 8) > 0.5, VOID)
+    teacher = torch.randn(2, 5, 4, 8).softmax(dim=1)
+    step = Step(torch.randn(2, 11, 4, 8), labels, teacher, slice(0, 5), slice(5, 11))
+    mean = entropy_weight(teacher)[labels == VOID].mean().item()
+    terms = {name: method.loss(step) for name, method in variants.weights(5).items()}
+    plain, both, balance, attention = (terms[name]["mkd"].item() for name in terms)
+    assert balance == pytest.approx(mean * plain) and attention == pytest.approx(both / mean)
+    assert mean > 1.1 and len({term["ce"].item() for term in terms.values()}) == 1
+    none = variants.mean_alpha(replace(step, labels=torch.full_like(labels, 5)))
+    assert none == 1  # no pixel for the teacher
 
 
 def test_the_trials_on_record_have_the_columns_of_a_trial_and_no_seed_that_is_reported():

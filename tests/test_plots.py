@@ -361,6 +361,40 @@ def test_the_scale_of_maps_spans_what_they_show_or_the_given_limits():
         assert one.images[0].get_clim() == two.images[0].get_clim() == bar.get_xlim() == wanted
 
 
+def test_the_scale_of_maps_stands_below_them_with_its_unit():
+    maps = {"a mask": torch.ones(1, 2, dtype=torch.bool), "a map": torch.tensor([[1.0, 2.0]])}
+    figure = plots.maps(picture(), maps, unit="bits")
+    _, mask, shown, bar = figure.axes
+    assert bar.get_ylabel() == "bits"
+    assert mask.get_position().x1 < bar.get_position().x0
+    assert shown.get_position().x0 < bar.get_position().x0 < bar.get_position().x1
+    assert bar.get_position().x1 < shown.get_position().x1
+
+
+@pytest.mark.parametrize("of", ["classes", "methods"])
+def test_a_legend_is_read_row_by_row(of):
+    if of == "classes":
+        every = PAPER.names()
+        figure = plots.views(picture(), {"all": torch.arange(19)[:, None].expand(19, 2)}, PAPER)
+    else:
+        every = ["SS", *METHODS]
+        figure = FIGURES["scores"]()
+    figure.draw_without_rendering()
+    legend = (figure.legends or [figure.axes[0].get_legend()])[0]
+    places = [(text.get_window_extent(), text.get_text()) for text in legend.get_texts()]
+    assert len({round(at.y0) for at, _ in places}) > 1  # several rows
+    in_reading_order = sorted((-round(at.y0), at.x0, name) for at, name in places)
+    assert [name for *_, name in in_reading_order] == every
+
+
+def test_an_iou_of_zero_is_seen_as_a_number():
+    low = {"FT": pd.Series(0.3, PAPER.names()), "CIL": pd.Series(1.0, PAPER.names())}
+    low["CIL"]["road"] = np.nan
+    assert [text.get_text() for text in plots.iou_bars(low, PAPER).axes[0].texts] == [
+        *["0"] * len(PAPER.classes), *[""] * len(PAPER.classes)
+    ]  # fmt: skip
+
+
 def test_the_scale_of_weights_ends_where_they_end_or_at_the_limit():
     *_, scale, bars = weight_figure().axes
     assert scale.get_xlim() == bars.get_xlim() == pytest.approx((0, np.log2(3.5)))

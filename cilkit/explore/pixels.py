@@ -1,5 +1,6 @@
 """What a teacher predicts at each pixel of a test set, and the loss of a method at one pixel."""
 
+import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
@@ -74,9 +75,9 @@ def class_entropy(
     """
     sums = torch.zeros(len(temperatures), 256, dtype=torch.float64)
     counts = torch.zeros(256, dtype=torch.float64)
-    for index in tqdm(
-        evenly_spaced(len(answers), most), desc="entropy", unit="image", leave=False, delay=2
-    ):
+    shown = {"desc": "entropy", "unit": "image", "leave": False, "delay": 2}
+    # on stderr Jupyter would leave a red line where the bar was
+    for index in tqdm(evenly_spaced(len(answers), most), file=sys.stdout, **shown):
         labels = answers.images[index][1]  # (H, W)
         stride = max(1, round((labels.numel() / GRID) ** 0.5))
         labels = labels[::stride, ::stride].reshape(-1)  # (P,)

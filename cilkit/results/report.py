@@ -31,8 +31,8 @@ from cilkit.results.tables import AFTER_THE_PAPER, differences
 from cilkit.study.runs import Run
 
 PAGE = ROOT / "RESULTS.md"
-TRIALS = ROOT / "benchmarks" / "trials.csv"  # benchmarks/trials.py writes it
-VARIANTS = ROOT / "benchmarks" / "variants.csv"  # benchmarks/variants.py writes it
+BENCHMARKS = ROOT / "benchmarks"  # trials.py and variants.py write their scores beside them
+TRIALS = BENCHMARKS / "trials.csv"
 BLOCK = re.compile(r"(<!-- (\w+)((?: [\w/]+)*) -->\n).*?(<!-- end -->)", re.DOTALL)
 NOTHING = "Not measured yet.\n"
 WORDS = {"holds": "hold", "does not hold": "fail", "undecided": "are undecided"}
@@ -155,9 +155,9 @@ def trials() -> str:
     return _markdown([name.replace("_", " ") for name in found], found.to_numpy().tolist())
 
 
-def variants() -> str:
+def variants(group: str = "variants") -> str:
     """Scores of methods with one part changed, mean ± standard deviation, a row a variant."""
-    found = pd.read_csv(VARIANTS)
+    found = pd.read_csv(BENCHMARKS / f"{group}.csv")
     tasks = [task for task in found if task.startswith("task")]
     by_variant = found.groupby("variant", sort=False)[tasks]
     mean, deviation = by_variant.mean(), by_variant.std()
