@@ -7,7 +7,7 @@ import os
 import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, replace
-from functools import cache, partial
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -27,7 +27,6 @@ from cilkit.files import ROOT
 from cilkit.methods import Memory, Method, get_method
 from cilkit.methods.lwm import balanced
 from cilkit.splits import SPLITS, load_split
-from cilkit.study.definitions import Definitions
 from cilkit.study.provenance import plain
 from cilkit.study.runs import Run
 from cilkit.toyscapes.write import write_toyscapes
@@ -48,7 +47,6 @@ CAMVID = ROOT.parent / "shared" / "camvid"
 BROWSERS = ["chromium", "chromium-browser", "google-chrome", "chrome"]
 SIZE = (32, 64)  # height and width of the tiny images
 PAPER = load_split("cityscapes")
-VERSION = Definitions.version
 
 
 def pytest_xdist_auto_num_workers() -> int:
@@ -67,17 +65,6 @@ def nothing_is_written_into_the_project() -> Iterator[None]:
         f"these files came, went or changed while the tests ran: {', '.join(changed)}. Tests may "
         "write to tmp_path alone; if it was not a test, run them again"
     )
-
-
-@pytest.fixture(scope="session", autouse=True)
-def each_version_is_hashed_once() -> Iterator[None]:
-    """What was read does not change, and each run of a study asks for the same versions again.
-
-    `test_provenance.py` tests how they are found, without this.
-    """
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(Definitions, "version", cache(VERSION))
-        yield
 
 
 @pytest.fixture

@@ -14,7 +14,6 @@ from threading import Lock
 from types import ModuleType
 
 import pytest
-from conftest import VERSION
 
 from cilkit.classes import belongs
 from cilkit.files import ROOT
@@ -26,12 +25,6 @@ from cilkit.networks import NETWORKS
 from cilkit.study import provenance
 from cilkit.study.definitions import Definitions, without_prose
 from cilkit.study.provenance import LEFT_OUT, TRAINING, code_version
-
-
-@pytest.fixture(autouse=True)
-def each_version_is_hashed(monkeypatch):
-    """Again, each time."""
-    monkeypatch.setattr(Definitions, "version", VERSION)
 
 
 def load_method(file: Path, source: str) -> Method:

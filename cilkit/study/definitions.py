@@ -25,6 +25,7 @@ class Definitions:
         """`leave_out` are definitions that decide nothing, such as checks and what is recorded."""
         self._left_out = set(leave_out)
         self._code: dict[Place, str] = {}
+        self._versions: dict[tuple[str, ...], str] = {}
         self._found: dict[Place, ast.AST] = {}
         self._imported: dict[Place, Place] = {}  # (module, name) -> where the name is from
         self._modules = {_module(file, package): file for file in sorted(package.rglob("*.py"))}
@@ -44,10 +45,12 @@ class Definitions:
 
         Raises ValueError for a name that no module, or more than one, defines.
         """
-        digest = hashlib.sha256()
-        for _, name, code in sorted((name, name, code) for name, code in self.closure(*names)):
-            digest.update(f"{name}\n{code}\n".encode())
-        return digest.hexdigest()[:16]
+        if names not in self._versions:  # each run of a study asks for the same ones
+            digest = hashlib.sha256()
+            for name, code in self.closure(*names):
+                digest.update(f"{name}\n{code}\n".encode())
+            self._versions[names] = digest.hexdigest()[:16]
+        return self._versions[names]
 
     def closure(self, *names: str) -> list[tuple[str, str]]:
         """The definitions that `version` hashes: each name, and its code without the prose."""
