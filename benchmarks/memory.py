@@ -15,7 +15,7 @@ import pandas as pd
 import psutil
 import torch
 
-from benchmarks.scenes import SPLIT, STAGE, as_if_large, make_network, sample_in, write_samples
+from benchmarks.scenes import SPLIT, STAGE, as_if_large, make_network, samples_in, write_samples
 from benchmarks.steps import CIL, PAPER, QUICK, config_of
 from benchmarks.timing import Row
 from cilkit.data.images import LabelledImages
@@ -92,7 +92,7 @@ def training(folder: Path, shape: Shape, steps: int = 4) -> dict[str, float]:
     Images are decoded into a new cache on disk and read from there.
     """
     config = replace(config_of(shape), epochs=steps, workers=0)
-    samples = [sample_in(folder, index) for index in range(shape[0])]
+    samples = samples_in(folder, shape[0])
     with as_if_large():
         images = LabelledImages(samples, SPLIT, STAGE.new, config.height)
         fit_stage(CIL, images, STAGE, ERFNet(STAGE.old.stop), config)
@@ -102,7 +102,7 @@ def training(folder: Path, shape: Shape, steps: int = 4) -> dict[str, float]:
 def evaluation(folder: Path, shape: Shape) -> dict[str, float]:
     """All scores of T2 at native size on as many images, which are decoded as above."""
     config = PRESETS["paper"]
-    samples = [sample_in(folder, index) for index in range(shape[0])]
+    samples = samples_in(folder, shape[0])
     with as_if_large():
         images = LabelledImages(samples, SPLIT, STAGE.seen, config.height, native_labels=True)
         evaluate(make_network(STAGE.seen.stop), images, SPLIT.class_sets(STAGE), config)
@@ -127,7 +127,7 @@ def small_training(
 
     config = replace(config_of(shape), epochs=epochs, workers=0, height=2 * shape[1])
     count = 4 * shape[0]
-    samples = [sample_in(folder, index) for index in range(count + MONITORED)]
+    samples = samples_in(folder, count + MONITORED)
     images = LabelledImages(samples[:count], SPLIT, STAGE.new, config.height)
     scored = LabelledImages(samples[count:], SPLIT, STAGE.seen, config.height)
     monitor = Monitor(scored, SPLIT.class_sets(STAGE), show)

@@ -43,19 +43,21 @@ def write_samples(folder: Path, count: int, size: tuple[int, int]) -> list[Sampl
     """
     city = STAGE.cities[0]
     drawn = [draw_scene(city, index, size=size) for index in range(min(count, 5))]
-    samples = []
-    for index in range(count):
+    samples = samples_in(folder, count)
+    for index, sample in enumerate(samples):
         image, labels = (np.roll(part, 64 * index, axis=1) for part in drawn[index % len(drawn)])
-        sample = sample_in(folder, index)
         Image.fromarray(image).save(sample.image, compress_level=3)
         Image.fromarray(labels).save(sample.label)
-        samples.append(sample)
     return samples
 
 
-def sample_in(folder: Path, index: int) -> Sample:
-    """The files of a scene that `write_samples` has written or will write."""
-    return Sample(folder / f"{index}_image.png", folder / f"{index}_labels.png", STAGE.cities[0])
+def samples_in(folder: Path, count: int) -> list[Sample]:
+    """The first scenes that `write_samples` has written or will write to a folder."""
+    city = STAGE.cities[0]
+    return [
+        Sample(folder / f"{index}_image.png", folder / f"{index}_labels.png", city)
+        for index in range(count)
+    ]
 
 
 class Noise(LabelledImages):

@@ -8,6 +8,7 @@ import pytest
 import torch
 from matplotlib.colors import same_color, to_rgb
 from matplotlib.figure import Figure
+from matplotlib.legend import Legend
 from matplotlib.text import Text
 from nbclient import NotebookClient
 
@@ -196,15 +197,20 @@ def test_a_method_keeps_its_colour_with_the_name_of_any_stage(own):
     assert len({bars.patches[0].get_facecolor() for bars in mine.axes[0].containers}) == 2
 
 
+def rows_of(figure: Figure, legend: Legend) -> list[list[str]]:
+    """The names in a legend as they are read: by row, from the left."""
+    figure.draw_without_rendering()
+    rows = {}
+    for text in legend.get_texts():
+        at = text.get_window_extent()
+        rows.setdefault(round(at.y0), []).append((at.x0, text.get_text()))
+    return [[name for _, name in sorted(rows[y])] for y in sorted(rows, reverse=True)]
+
+
 def test_the_legend_of_bars_is_read_in_the_order_of_the_bars():
     models = ["T1", "FT", "FE", "LWOF", "SS"]
     figure = plots.score_bars(pd.DataFrame({"task1": 1.0}, models))
-    figure.draw_without_rendering()
-    places = {
-        text.get_text(): text.get_window_extent()
-        for text in figure.axes[0].get_legend().get_texts()
-    }
-    assert sorted(places, key=lambda name: (-round(places[name].y0), places[name].x0)) == models
+    assert sum(rows_of(figure, figure.axes[0].get_legend()), []) == models
 
 
 # all figures
@@ -379,12 +385,8 @@ def test_a_legend_is_read_row_by_row(of):
     else:
         every = ["SS", *METHODS]
         figure = FIGURES["scores"]()
-    figure.draw_without_rendering()
-    legend = (figure.legends or [figure.axes[0].get_legend()])[0]
-    places = [(text.get_window_extent(), text.get_text()) for text in legend.get_texts()]
-    assert len({round(at.y0) for at, _ in places}) > 1  # several rows
-    in_reading_order = sorted((-round(at.y0), at.x0, name) for at, name in places)
-    assert [name for *_, name in in_reading_order] == every
+    rows = rows_of(figure, (figure.legends or [figure.axes[0].get_legend()])[0])
+    assert len(rows) > 1 and sum(rows, []) == every
 
 
 def test_an_iou_of_zero_is_seen_as_a_number():

@@ -124,30 +124,23 @@ def maps(
     is a mask of two colours, and `words` say in a legend what is True and what is False there. All
     other maps have one scale, of `unit`: `limits`, or from the least to the largest value shown.
     """
-    masks = [values for values in maps.values() if values.dtype == torch.bool]
-    values = [values.float() for values in maps.values() if values.dtype != torch.bool]
+    columns = dict(enumerate(maps.values(), 1))
+    values = {k: shown.float() for k, shown in columns.items() if shown.dtype != torch.bool}
+    masks = {k: shown for k, shown in columns.items() if k not in values}
     legend = [_patch(*entry) for entry in zip(MASK, words, strict=True)] if masks else []
-    titles = [["image", *maps]]
     size = image.shape[-2:]
-    scaled = [k for k, shown in enumerate(maps.values(), 1) if shown.dtype != torch.bool]
-    fig, axes = _panels(titles, len(titles[0]), size, legend, bar=scaled)
-    first, *others = axes[0]
-    _show(first, _picture(image))
-    low, high = limits or (
-        min((v.min().item() for v in values), default=0),
-        max((v.max().item() for v in values), default=1),
-    )
+    fig, [axes] = _panels([["image", *maps]], 1 + len(columns), size, legend, bar=list(values))
+    _show(axes[0], _picture(image))
     inside, outside = np.array([to_rgb(colour) for colour in MASK])
-    drawn = None
-    for ax, shown in zip(others, maps.values(), strict=True):
-        if shown.dtype == torch.bool:
-            _show(ax, np.where(shown[..., None], inside, outside), size=size)
-        else:
-            _show(ax, shown.float().numpy(), size=size)
-            drawn = ax.images[0]
-            drawn.set(cmap="viridis", clim=(low, high))
-    if drawn is not None:
-        fig.colorbar(drawn, cax=fig.axes[-1], orientation="horizontal")
+    for k, mask in masks.items():
+        _show(axes[k], np.where(mask[..., None], inside, outside), size=size)
+    if values:
+        low = min(shown.min().item() for shown in values.values())
+        high = max(shown.max().item() for shown in values.values())
+        for k, shown in values.items():
+            _show(axes[k], shown.numpy(), size=size)
+            axes[k].images[0].set(cmap="viridis", clim=limits or (low, high))
+        fig.colorbar(axes[k].images[0], cax=fig.axes[-1], orientation="horizontal")
         fig.axes[-1].set_ylabel(unit, fontsize=TEXT, rotation=0, ha="right", va="center")
     return fig
 
@@ -292,9 +285,7 @@ def iou_bars(ious: Mapping[str, pd.Series], split: Split) -> Figure:
     table = table.loc[[name for name in split.names() if name in table.index]]
     fig, ax = plt.subplots(figsize=(WIDTH, 3.8), layout="constrained")
     _bars(ax, table)
-    for bars, model in zip(ax.containers, table.columns, strict=True):
-        numbers = [f"{value:.0f}" if value < 1 else "" for value in table[model]]
-        ax.bar_label(bars, numbers, fontsize=TEXT)
+    _number_bars(ax, table, below=1)
     ax.set(ylabel="IoU [%]", ylim=(0, 100), xlabel="")
     _slant_names(ax)
     ax.grid(axis="y", alpha=0.3)
@@ -338,9 +329,7 @@ def score_bars(scores: pd.DataFrame) -> Figure:
     for row, ax in enumerate(axes.flat):
         part = table.iloc[groups * row : groups * (row + 1)]
         _bars(ax, part, rot=0)
-        for bars, model in zip(ax.containers, table.columns, strict=True):
-            numbers = ["" if np.isnan(value) else f"{value:.0f}" for value in part[model]]
-            ax.bar_label(bars, numbers, fontsize=TEXT)
+        _number_bars(ax, part)
         ax.set(ylabel="mIoU [%]", ylim=(0, 105), xlabel="", xlim=(-0.5, groups - 0.5))
     lines = -(-len(scores) // 5)  # of the legend, all equally full
     across = min(-(-len(scores) // lines), _legend_columns(table.columns))
@@ -846,6 +835,13 @@ def _bars(ax: Axes, table: pd.DataFrame, **settings: object) -> None:
     for bars, hatch in zip(ax.containers, hatches(table.columns), strict=True):
         for bar in bars:
             bar.set(hatch=hatch, edgecolor="white", linewidth=0.5)
+
+
+def _number_bars(ax: Axes, table: pd.DataFrame, below: float = np.inf) -> None:
+    """Write the value above each bar of `_bars` that is lower than `below`; none has a NaN's."""
+    for bars, model in zip(ax.containers, table.columns, strict=True):
+        numbers = [f"{value:.0f}" if value < below else "" for value in table[model]]
+        ax.bar_label(bars, numbers, fontsize=TEXT)
 
 
 def _slant_names(ax: Axes) -> None:
